@@ -1,0 +1,108 @@
+//! Memory that the operating system may write into directly: a heap buffer aligned to a page of 4096 bytes.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// A heap buffer of fixed length, aligned to [`AlignedBuf::ALIGN`] bytes and zeroed when made.
+pub struct AlignedBuf {
+    at: NonNull<u8>,
+    len: usize,
+}
+
+impl AlignedBuf {
+    /// The alignment in bytes.
+    pub const ALIGN: usize = 4096;
+
+    /// A buffer of `len` zero bytes.
+    ///
+    /// # Panics
+    /// If `len`, rounded up to the alignment, exceeds `isize::MAX`. Out of memory ends the process, as with
+    /// `Vec`.
+    pub fn new(len: usize) -> Self {
+        if len == 0 {
+            // A dangling pointer must still be aligned, so that callers may check alignment without a special
+            // case.
+            return AlignedBuf { at: NonNull::<Page>::dangling().cast(), len };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout's size is not zero.
+        let raw = unsafe { alloc_zeroed(layout) };
+        let Some(at) = NonNull::new(raw) else { handle_alloc_error(layout) };
+        AlignedBuf { at, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        match Layout::from_size_align(len, Self::ALIGN) {
+            Ok(layout) => layout,
+            Err(_) => panic!("an aligned buffer of {len} bytes is beyond the address space"),
+        }
+    }
+}
+
+#[repr(align(4096))]
+struct Page;
+
+// SAFETY: the buffer owns its memory alone; access goes through `&self` and `&mut self` like that of a
+// `Vec<u8>`.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: as above; `&AlignedBuf` only reads.
+unsafe impl Sync for AlignedBuf {}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        if self.len != 0 {
+            // SAFETY: allocated in `new` with this very layout, and freed only here.
+            unsafe { dealloc(self.at.as_ptr(), Self::layout(self.len)) }
+        }
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `at` is valid for `len` initialised bytes (zeroed by `new`), or dangling and aligned with
+        // `len == 0`.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; `&mut self` makes the access unique.
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
+    }
+}
+
+impl Clone for AlignedBuf {
+    fn clone(&self) -> Self {
+        let mut copy = AlignedBuf::new(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl fmt::Debug for AlignedBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBuf({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_zeroed_writable() {
+        for len in [0, 1, 511, 4096, 100_000] {
+            let mut b = AlignedBuf::new(len);
+            assert_eq!(b.as_ptr() as usize % AlignedBuf::ALIGN, 0);
+            assert_eq!(b.len(), len);
+            assert!(b.iter().all(|&x| x == 0));
+            b.fill(7);
+            assert!(b.clone().iter().all(|&x| x == 7));
+        }
+    }
+}
