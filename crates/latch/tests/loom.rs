@@ -1,0 +1,173 @@
+//! The latch under the model checker: every interleaving of a few threads, with the weak memory that loom
+//! models.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p hamal-latch --release --test loom`
+#![cfg(loom)]
+
+use std::panic::catch_unwind;
+
+use hamal_latch::Latch;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use loom::thread;
+
+struct Pair {
+    latch: Latch,
+    a: AtomicU64,
+    b: AtomicU64,
+}
+
+fn pair() -> Arc<Pair> {
+    Arc::new(Pair { latch: Latch::new(), a: AtomicU64::new(0), b: AtomicU64::new(0) })
+}
+
+impl Pair {
+    fn raise(&self) {
+        let n = self.a.load(Relaxed);
+        self.a.store(n + 1, Relaxed);
+        self.b.store(n + 1, Relaxed);
+    }
+
+    fn write(&self) {
+        self.latch.lock_exclusive();
+        self.raise();
+        self.latch.unlock_exclusive();
+    }
+
+    fn read_shared(&self) {
+        self.latch.lock_shared();
+        let (a, b) = (self.a.load(Relaxed), self.b.load(Relaxed));
+        self.latch.unlock_shared();
+        assert_eq!(a, b);
+    }
+
+    fn read_optimistic(&self) {
+        if let Some(v) = self.latch.optimistic() {
+            let (b, a) = (self.b.load(Relaxed), self.a.load(Relaxed));
+            if self.latch.validate(v) {
+                assert_eq!((a, b), (v, v), "validated, but torn");
+            }
+        }
+    }
+}
+
+fn explore(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions;
+    builder.check(model);
+}
+
+/// No increment is lost, and nobody sleeps for ever (loom reports a deadlock).
+#[test]
+fn exclusive_excludes() {
+    explore(Some(3), || {
+        let p = pair();
+        let q = p.clone();
+        let other = thread::spawn(move || {
+            q.write();
+            q.write();
+        });
+        p.write();
+        other.join().unwrap();
+        assert_eq!(p.a.load(Relaxed), 3);
+        assert_eq!(p.latch.optimistic(), Some(3));
+    });
+}
+
+#[test]
+fn three_writers_wake_each_other() {
+    explore(Some(2), || {
+        let p = pair();
+        let others = [p.clone(), p.clone()].map(|q| thread::spawn(move || q.write()));
+        p.write();
+        for t in others {
+            t.join().unwrap();
+        }
+        assert_eq!(p.a.load(Relaxed), 3);
+    });
+}
+
+#[test]
+fn shared_and_exclusive_wake_each_other() {
+    explore(Some(3), || {
+        let p = pair();
+        let q = p.clone();
+        let other = thread::spawn(move || q.write());
+        p.read_shared();
+        other.join().unwrap();
+    });
+    explore(Some(2), || {
+        let p = pair();
+        let (q, r) = (p.clone(), p.clone());
+        let writer = thread::spawn(move || q.write());
+        let reader = thread::spawn(move || r.read_shared());
+        p.read_shared();
+        writer.join().unwrap();
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn two_writers_and_a_polite_reader() {
+    explore(Some(2), || {
+        let p = pair();
+        let (q, r) = (p.clone(), p.clone());
+        let one = thread::spawn(move || q.write());
+        let two = thread::spawn(move || r.write());
+        p.read_shared();
+        one.join().unwrap();
+        two.join().unwrap();
+    });
+}
+
+#[test]
+fn a_validated_read_is_never_torn() {
+    explore(None, || {
+        let p = pair();
+        let q = p.clone();
+        let writer = thread::spawn(move || q.write());
+        p.read_optimistic();
+        writer.join().unwrap();
+    });
+    explore(Some(3), || {
+        let p = pair();
+        let q = p.clone();
+        let writer = thread::spawn(move || {
+            q.write();
+            q.write();
+        });
+        p.read_optimistic();
+        writer.join().unwrap();
+    });
+}
+
+/// The checker must be able to fail: a reader that validates before it reads, and a writer that forgets to
+/// lock, are both caught.
+#[test]
+fn broken_uses_are_rejected() {
+    let validates_too_early = catch_unwind(|| {
+        explore(Some(3), || {
+            let p = pair();
+            let q = p.clone();
+            let writer = thread::spawn(move || q.write());
+            if let Some(v) = p.latch.optimistic()
+                && p.latch.validate(v)
+            {
+                assert_eq!(p.a.load(Relaxed), p.b.load(Relaxed), "torn");
+            }
+            writer.join().unwrap();
+        });
+    });
+    assert!(validates_too_early.is_err(), "loom accepted a read after its validation");
+
+    let writes_without_latch = catch_unwind(|| {
+        explore(Some(3), || {
+            let p = pair();
+            let q = p.clone();
+            let writer = thread::spawn(move || q.raise());
+            p.read_shared();
+            writer.join().unwrap();
+        });
+    });
+    assert!(writes_without_latch.is_err(), "loom accepted a write without the latch");
+}
