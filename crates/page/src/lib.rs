@@ -30,7 +30,7 @@ pub const MIN_PAGE_SIZE: usize = 4096;
 /// The largest page size, in bytes.
 pub const MAX_PAGE_SIZE: usize = 65536;
 
-const _: () = assert!(HEADER_LEN % 8 == 0);
+const _: () = assert!(HEADER_LEN.is_multiple_of(8));
 
 /// Whether `bytes` is a page size that a database may have: a power of two from 4 KiB to 64 KiB.
 pub fn valid_page_size(bytes: usize) -> bool {

@@ -1,0 +1,280 @@
+//! Group commit: leader and followers among those who wait for the log.
+//!
+//! Whoever finds nobody flushing becomes the leader: it seals what has been appended, writes it, syncs, moves
+//! `durable` and wakes those it has served. While it does so others append; the first of them to look leads
+//! the next group. Nobody delays a flush to collect more. A thread that commits alone never touches another
+//! thread.
+//!
+//! *No wake-up is lost* (LOG-7). Leadership is the mutex `flush`, taken only by `try_lock` here. A follower
+//! (1) fails to take it, (2) enters itself in the list, (3) looks again whether it is served, the engine is
+//! poisoned, or `flush` is free, and if not (4) parks. Who releases `flush` (5) first releases it, then (6)
+//! goes through the list. The list's mutex orders (2) and (6). If (2) is first, (6) finds the follower: it is
+//! woken if it is served, and of those who are not, one is woken to lead. If (6) is first, then what precedes
+//! it, `durable` and the release (5), is visible at (3): the follower does not park, unless `flush` has a new
+//! owner by then, whose own (6) is still to come. One who is woken to lead either does, and then does (6)
+//! itself, or finds another leading, who will, or finds itself served by another leader, whose (6) comes
+//! after.
+use crate::Log;
+use crate::format::{self, SEAL_LEN, Seal};
+use crate::options::SyncMethod;
+use crate::segment::Segment;
+use hamal_error::{Error, Result};
+use hamal_page::Lsn;
+use hamal_trace::{Event, ForceReason};
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::task::Waker;
+use std::thread::Thread;
+
+/// What the leader knows of the groups: guarded by leadership.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Where the next group starts; all below is durable.
+    pub(crate) start: u64,
+    /// Checksum of the seal before it.
+    pub(crate) last_seal: u32,
+}
+
+/// A parked thread. Made once per thread; a thread waits at one place at a time.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    woken: AtomicBool,
+    thread: Thread,
+}
+
+thread_local! {
+    static PARKED: Arc<Parked> = Parked::new();
+}
+
+impl Parked {
+    fn new() -> Arc<Parked> {
+        Arc::new(Parked { woken: AtomicBool::new(false), thread: std::thread::current() })
+    }
+    /// This thread's; a fresh one if the thread is ending.
+    fn mine() -> Arc<Parked> {
+        PARKED.try_with(Arc::clone).unwrap_or_else(|_| Parked::new())
+    }
+}
+
+#[derive(Debug)]
+enum Who {
+    Thread(Arc<Parked>),
+    Task(Waker),
+}
+
+/// Somebody who waits for `durable >= to`.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    to: u64,
+    who: Who,
+}
+
+impl Who {
+    fn wake(self) {
+        match self {
+            Who::Thread(p) => {
+                p.woken.store(true, Release);
+                p.thread.unpark();
+            }
+            Who::Task(w) => w.wake(),
+        }
+    }
+}
+
+/// Poisons the log if it is dropped while a panic unwinds.
+struct OnPanic<'a>(&'a Log);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison(Error::internal("a panic while the log was being written"));
+        }
+    }
+}
+
+impl Log {
+    /// Waits until everything below `to` is durable; becomes the leader of a group if nobody is.
+    ///
+    /// # Errors
+    /// `Poisoned` (with the cause) if a write or sync failed: what was in flight has an unknown outcome.
+    /// `NoSpace` if the device is full and not even a seal fits any more: not sticky, nothing was lost, try
+    /// again.
+    pub fn force(&self, to: Lsn, why: ForceReason) -> Result<()> {
+        loop {
+            if self.durable.load(SeqCst) >= to.0 {
+                return Ok(());
+            }
+            self.poison.check()?;
+            if to.0 > self.tail.load(SeqCst) {
+                return Err(Error::internal("LOG-1: the log was forced beyond its tail").with_lsn(to));
+            }
+            match self.flush.try_lock() {
+                Some(group) => {
+                    let flushed = self.lead(group, to.0, why);
+                    self.hand_on();
+                    flushed?;
+                }
+                None => self.follow(to.0),
+            }
+        }
+    }
+
+    /// Writes one group and makes it durable. Releases leadership on return; the caller must then
+    /// [`Log::hand_on`].
+    fn lead(&self, mut group: MutexGuard<'_, Group>, to: u64, why: ForceReason) -> Result<()> {
+        if self.durable.load(SeqCst) >= to {
+            return Ok(()); // Somebody led between our look and our turn.
+        }
+        let _on_panic = OnPanic(self);
+        let start = group.start;
+        let pad = self.options.pad as u64;
+        // Reserve everything up to the end of the seal: from here on `records_end` is the end of the group's
+        // records.
+        let (records_end, seal_lsn) = loop {
+            let tail = self.tail.load(SeqCst);
+            if tail == start {
+                return Ok(());
+            }
+            let seal = format::seal_at(tail, pad);
+            self.room_for_seal(seal + SEAL_LEN)?;
+            if self.tail.compare_exchange(tail, seal + SEAL_LEN, SeqCst, SeqCst).is_ok() {
+                break (tail, seal);
+            }
+        };
+        let end = seal_lsn + SEAL_LEN;
+        if end - start > self.ring.len() as u64 {
+            return Err(
+                self.poison(Error::internal("LOG-4: a group is longer than the ring").with_lsn(Lsn(start)))
+            );
+        }
+        self.slots.wait_below(records_end);
+        // An appender that panicked left a hole and said so before it freed its slot.
+        self.poison.check()?;
+        // SAFETY: `[records_end, end)` was reserved above, and ring admission left room for it (LOG-4).
+        unsafe { self.ring.zero(records_end, seal_lsn) };
+        let crc = {
+            // SAFETY: all records below were copied (LOG-5), nobody writes these LSNs again, and no LSN that
+            // shares their bytes is reserved before `durable` moves, which only the leader does.
+            let (a, b) = unsafe { self.ring.slices(start, seal_lsn) };
+            crc32c::crc32c_append(crc32c::crc32c_append(self.seeds.group(start), a), b)
+        };
+        let seal = Seal::new(self.seeds, seal_lsn, start, group.last_seal, crc);
+        // SAFETY: reserved by the leader, as above.
+        unsafe { self.ring.write(seal_lsn, &seal.encode()) };
+        if let Err(e) = self.write_out(start, end) {
+            return Err(self.poison(e));
+        }
+        group.start = end;
+        group.last_seal = seal.crc;
+        self.last_seal.store(seal.crc, SeqCst);
+        self.durable.store(end, SeqCst);
+        drop(group);
+        self.groups.fetch_add(1, Relaxed);
+        self.trace.emit(|| Event::LogForce { to: Lsn(end), why });
+        Ok(())
+    }
+
+    /// Writes `[start, end)` from the ring to the segments and syncs them.
+    fn write_out(&self, start: u64, end: u64) -> Result<()> {
+        let segments = self.segments.read().clone();
+        let mut i = segments.partition_point(|s| s.end() <= start);
+        let mut at = start;
+        let touched = i;
+        while at < end {
+            let Some(segment) = segments.get(i).filter(|s| s.first <= at) else {
+                return Err(Error::internal("LOG-6: the log's tail is in no segment").with_lsn(Lsn(at)));
+            };
+            let stop = end.min(segment.end());
+            // SAFETY: as in `lead`: the group's bytes do not change before `durable` moves.
+            let (a, b) = unsafe { self.ring.slices(at, stop) };
+            let offset = segment.offset(at);
+            let written = if b.is_empty() {
+                segment.file.write_at(offset, a)
+            } else {
+                segment.file.write_vectored_at(offset, &[a, b])
+            };
+            written.map_err(|e| failed("writing the log", e, segment, offset, at))?;
+            at = stop;
+            i += 1;
+        }
+        if self.options.sync == SyncMethod::Fdatasync {
+            for segment in &segments[touched..i] {
+                segment.file.sync().map_err(|e| {
+                    failed("syncing the log", e, segment, segment.offset(start.max(segment.first)), start)
+                })?;
+                self.syncs.fetch_add(1, Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits as a follower until served, or until it may be this thread's turn to lead.
+    fn follow(&self, to: u64) {
+        let me = Parked::mine();
+        me.woken.store(false, Relaxed);
+        self.waiters.lock().push(Waiter { to, who: Who::Thread(me.clone()) });
+        if self.durable.load(SeqCst) >= to || self.poison.is_set() || !self.flush.is_locked() {
+            // If somebody took us off the list meanwhile, an unpark is on its way: the next park returns at
+            // once, and its loop looks at `woken`, so a stray token does no harm.
+            self.waiters.lock().retain(|w| !matches!(&w.who, Who::Thread(p) if Arc::ptr_eq(p, &me)));
+            return;
+        }
+        while !me.woken.load(Acquire) {
+            std::thread::park();
+        }
+    }
+
+    /// After releasing leadership: wakes everybody who is served, and one who is not, to lead.
+    pub(crate) fn hand_on(&self) {
+        let mut served = Vec::new();
+        let mut next = None;
+        {
+            let mut waiters = self.waiters.lock();
+            if waiters.is_empty() {
+                return;
+            }
+            let durable = self.durable.load(SeqCst);
+            let all = self.poison.is_set();
+            let mut i = 0;
+            while i < waiters.len() {
+                if all || waiters[i].to <= durable {
+                    served.push(waiters.swap_remove(i).who);
+                } else {
+                    i += 1;
+                }
+            }
+            if let Some(i) = waiters.iter().position(|w| matches!(w.who, Who::Thread(_))) {
+                next = Some(waiters.swap_remove(i).who);
+            }
+        }
+        // The next leader first: the device should not wait for us.
+        for who in next.into_iter().chain(served) {
+            who.wake();
+        }
+    }
+
+    /// Enters a task that waits for `to`.
+    pub(crate) fn register(&self, to: u64, waker: &Waker) {
+        let mut waiters = self.waiters.lock();
+        let known =
+            waiters.iter().any(|w| w.to == to && matches!(&w.who, Who::Task(k) if k.will_wake(waker)));
+        if !known {
+            waiters.push(Waiter { to, who: Who::Task(waker.clone()) });
+        }
+    }
+
+    /// Stops the engine: every waiter is woken, every later call fails. Returns the error to hand on.
+    pub fn poison(&self, cause: Error) -> Error {
+        let error = self.poison.set(cause);
+        self.hand_on();
+        self.wake_ring();
+        self.wake_flusher();
+        error
+    }
+}
+
+fn failed(what: &str, e: std::io::Error, segment: &Segment, offset: u64, lsn: u64) -> Error {
+    Error::io(what, e).with_file(segment.name.clone()).with_offset(offset).with_lsn(Lsn(lsn))
+}

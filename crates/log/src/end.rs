@@ -1,0 +1,168 @@
+//! Finding the end of the log, and the verdict on it.
+//!
+//! Groups are valid as a whole or not at all, and a group was written only after the one before was durable.
+//! So the log is the longest run of valid groups; what follows it is either what a crash left of the one
+//! group that was being written, never acknowledged, or damage to what was acknowledged. A seal that is valid
+//! in itself and whose group starts beyond the invalid group tells the two apart (invariants LOG-1, LOG-2,
+//! LOG-3).
+use crate::files::{Files, Found};
+use crate::format::{SEAL_LEN, SECTOR, Seal, Seeds};
+use crate::reader::{CHUNK, READ_MODE};
+use crate::{LogIdentity, LogOptions, segment};
+use hamal_disk::Disk;
+use hamal_error::Result;
+use hamal_page::Lsn;
+use std::sync::Arc;
+
+/// What the end of the log looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The log ends at the end of a group and nothing valid of a later group was found.
+    Clean,
+    /// A group that was being written when the system stopped is incomplete: it was never acknowledged and is
+    /// cut off.
+    TornTail {
+        /// Bytes of it that were written at least in part.
+        bytes: u64,
+    },
+}
+
+/// The end of a log, found before the log is opened for appending.
+#[derive(Clone, Debug)]
+pub struct LogEnd {
+    /// End of the last valid group: where the next group starts.
+    pub end: Lsn,
+    /// CRC of the last valid seal: the next seal names it.
+    pub last_seal: u32,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The lowest LSN still in a segment.
+    pub oldest: Lsn,
+}
+
+/// Reads the log from `from` (a record or group boundary known to have been durable) to its end and decides
+/// (LOG-3): an invalid group at X is a torn tail, unless a later seal, or `proven` (the durable LSN that
+/// the control file proves) shows that the log was durable beyond X, which is corruption.
+///
+/// Reads past the operating system's cache where the disk can. Changes nothing.
+///
+/// # Errors
+/// [`LogCorrupt`](hamal_error::ErrorKind::LogCorrupt) with LSN, file and offset; a read error is an error,
+/// never a tail.
+pub fn find_end(
+    disk: &Arc<dyn Disk>,
+    _options: &LogOptions,
+    identity: LogIdentity,
+    from: Lsn,
+    proven: Lsn,
+) -> Result<LogEnd> {
+    let seeds = Seeds::new(identity);
+    let segments = segment::open_chain(&**disk, identity, from.0, READ_MODE)?;
+    let mut files = Files::new(segments, seeds, CHUNK, 4 * CHUNK);
+    let mut start = from.0;
+    let mut before = seal_before(&mut files, start)?;
+    while let Some(seal) = group(&mut files, start, before)? {
+        start = seal.lsn + SEAL_LEN;
+        before = Some(seal.crc);
+    }
+
+    // Nothing valid at `start`. First what does not depend on the bytes there.
+    if proven.0 > start {
+        let m = format!("the log ends here, but the control file proves it durable up to {}", proven.0);
+        return Err(files.corrupt(start, m));
+    }
+    let Some(last_seal) = before else {
+        return Err(files.corrupt(start, "the group that holds the starting point is damaged"));
+    };
+    let newest = files.segments.last().map_or(0, |s| s.first);
+    if start >= newest {
+        // The segment of the tail and the one after it are durable before the tail enters them (LOG-8).
+        let missing = files.end();
+        return Err(files
+            .corrupt(missing, "the newest log segment is missing: the log ends in the last one there is")
+            .with_file(segment::name(missing)));
+    }
+    let torn = later_seals(&mut files, seeds, start)?;
+    let verdict = match torn {
+        0 => Verdict::Clean,
+        bytes => Verdict::TornTail { bytes },
+    };
+    Ok(LogEnd { end: Lsn(start), last_seal, verdict, oldest: Lsn(files.oldest()) })
+}
+
+/// The checksum of the seal before the group at `from`, if it can be known: `from` may lie inside a group.
+fn seal_before(files: &mut Files, from: u64) -> Result<Option<u32>> {
+    if let Some(s) = files.segment(from)
+        && s.first == from
+        && s.seal_before == 0
+    {
+        return Ok(Some(0)); // The first group of the log.
+    }
+    if !from.is_multiple_of(SECTOR) || from < files.oldest() + SEAL_LEN {
+        return Ok(None);
+    }
+    Ok(files.seal(from - SEAL_LEN, u64::MAX)?.map(|s| s.crc))
+}
+
+/// The seal of the group at `start`, if that group is valid: records up to its seal, the seal in its place,
+/// naming this start and the seal before, and the checksum over everything. If the seal before is not known,
+/// `start` may lie inside the group, and its records and the seal's own checksum have to do.
+fn group(files: &mut Files, start: u64, before: Option<u32>) -> Result<Option<Seal>> {
+    let mut at = start;
+    let seal = loop {
+        match files.at(at, u64::MAX)? {
+            Found::Record(r) => at = r.end.0,
+            Found::Seal(s) => break s,
+            Found::Nothing => return Ok(None),
+        }
+    };
+    let fits = match before {
+        Some(crc) => seal.start == start && seal.previous == crc,
+        None => seal.start <= start,
+    };
+    if !fits {
+        return Ok(None);
+    }
+    if seal.start >= files.oldest() {
+        let crc = files.group_crc(seal.start, seal.lsn, u64::MAX)?;
+        if crc != Some(seal.group) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(seal))
+}
+
+/// Looks at every place above `x` where a seal can lie, in all segments there are. A seal valid in itself
+/// whose group starts beyond `x` proves that the group at `x` was durable: corruption. A seal left behind a
+/// tail that was cut off earlier names a start at or below `x`. Returns how many bytes of a torn group at `x`
+/// can be recognised.
+fn later_seals(files: &mut Files, seeds: Seeds, x: u64) -> Result<u64> {
+    let mut torn = 0;
+    let mut sector = vec![0; SECTOR as usize];
+    let mut at = x;
+    while at < files.end() {
+        if !files.read(at, &mut sector, u64::MAX)? {
+            break;
+        }
+        let lsn = at + SECTOR - SEAL_LEN;
+        if let Some(seal) = Seal::decode(seeds, lsn, &sector[(SECTOR - SEAL_LEN) as usize..]) {
+            if seal.start > x {
+                let m = format!(
+                    "the log is damaged here: the seal at {lsn} proves it was durable up to {}",
+                    seal.start
+                );
+                return Err(files.corrupt(x, m));
+            }
+            if seal.start == x {
+                torn = at + SECTOR - x;
+            }
+        }
+        at += SECTOR;
+    }
+    let mut at = x;
+    while let Found::Record(r) = files.at(at, u64::MAX)? {
+        at = r.end.0;
+    }
+    Ok(torn.max(at.next_multiple_of(SECTOR) - x))
+}

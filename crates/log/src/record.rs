@@ -1,0 +1,202 @@
+//! Records: what is appended ([`RecordSpec`]) and what is read back ([`Record`]).
+use hamal_page::{Lsn, PageId, RmId, TxnId};
+
+/// The kind of a record. The numbers are on disk: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// An undoable change by a transaction.
+    Update = 1,
+    /// A redo-only change: structure, purge, allocation. May belong to a transaction (then it is in its
+    /// chain).
+    Structure = 2,
+    /// Compensation log record: redo-only, `prev` is undoNextLSN.
+    Clr = 3,
+    /// End of a nested top action: a CLR that changes nothing; `prev` is undoNextLSN.
+    DummyClr = 4,
+    /// A transaction commits. It has then ended.
+    Commit = 5,
+    /// A whole rollback begins.
+    Abort = 6,
+    /// A rolled back transaction has ended.
+    End = 7,
+    /// A checkpoint begins.
+    CheckpointBegin = 8,
+    /// A piece of a checkpoint's tables (in `undo`).
+    CheckpointChunk = 9,
+    /// A checkpoint ends (its data in `undo`).
+    CheckpointEnd = 10,
+    /// An image of one page, logged before the page is written.
+    Image = 11,
+    /// Reserved: a note that a page was written.
+    WriteNote = 12,
+}
+
+/// Whether a block reference gives the whole page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Whole {
+    /// A change of the page as it is.
+    #[default]
+    No = 0,
+    /// An image: its redo restores the page, with the pageLSN inside it.
+    Image = 1,
+    /// An initialisation: the page is made anew (zeroed, header set from the payload's first 6 bytes:
+    /// resource manager, kind, tree) and the rest of the payload is applied.
+    Init = 2,
+    /// The page is free from here on; nothing is applied.
+    Free = 3,
+}
+
+/// A block reference to append: one page that the record changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    /// The page.
+    pub page: PageId,
+    /// The page's pageLSN before this record (null for a page made anew).
+    pub former: Lsn,
+    /// Operation code, meaning given by the resource manager.
+    pub op: u8,
+    /// Whether the block gives the whole page.
+    pub whole: Whole,
+    /// Payload of the operation.
+    pub payload: &'a [u8],
+}
+
+/// Which transaction a record belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxnRef {
+    /// None.
+    None,
+    /// A transaction whose first record this is: its id becomes this record's LSN.
+    First,
+    /// A transaction with an id.
+    Id(TxnId),
+}
+
+/// A record to append. Encoded straight into the ring; see `docs/formats/log.md`.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordSpec<'a> {
+    /// Kind.
+    pub kind: RecordKind,
+    /// Resource manager of all its blocks and of its undo.
+    pub rm: RmId,
+    /// Transaction.
+    pub txn: TxnRef,
+    /// prevLSN, or undoNextLSN in a CLR.
+    pub prev: Lsn,
+    /// The pages it changes; each page at most once.
+    pub blocks: &'a [Block<'a>],
+    /// Undo bytes (of an [`RecordKind::Update`]), or the data of a record without pages (checkpoint, commit).
+    pub undo: &'a [u8],
+}
+
+/// A block reference as read back; the payload is a range of the record's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockRef {
+    /// The page.
+    pub page: PageId,
+    /// The page's pageLSN before this record.
+    pub former: Lsn,
+    /// Operation code.
+    pub op: u8,
+    /// Whether the block gives the whole page.
+    pub whole: Whole,
+    /// Where the payload lies in the record's bytes.
+    pub(crate) payload: std::ops::Range<usize>,
+}
+
+/// A record read back from the log, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it starts.
+    pub lsn: Lsn,
+    /// Where it ends (the commit timestamp of a commit record).
+    pub end: Lsn,
+    /// Kind.
+    pub kind: RecordKind,
+    /// Resource manager.
+    pub rm: RmId,
+    /// Transaction, or none.
+    pub txn: TxnId,
+    /// prevLSN, or undoNextLSN in a CLR.
+    pub prev: Lsn,
+    /// The pages it changes.
+    pub blocks: Vec<BlockRef>,
+    pub(crate) undo: std::ops::Range<usize>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Record {
+    /// The payload of a block.
+    ///
+    /// # Panics
+    /// If there is no block `i`.
+    pub fn payload(&self, i: usize) -> &[u8] {
+        &self.bytes[self.blocks[i].payload.clone()]
+    }
+    /// The undo bytes, or the data of a record without pages.
+    pub fn undo(&self) -> &[u8] {
+        &self.bytes[self.undo.clone()]
+    }
+    /// Bytes of the record in the log.
+    pub fn len(&self) -> usize {
+        (self.end.0 - self.lsn.0) as usize
+    }
+    /// Never: a record has bytes.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+impl Whole {
+    /// The value with that number on disk.
+    pub(crate) fn from_number(n: u8) -> Option<Whole> {
+        Some(match n {
+            0 => Whole::No,
+            1 => Whole::Image,
+            2 => Whole::Init,
+            3 => Whole::Free,
+            _ => return None,
+        })
+    }
+}
+
+impl RecordKind {
+    /// The kind with that number on disk.
+    pub(crate) fn from_number(n: u8) -> Option<RecordKind> {
+        use RecordKind::*;
+        Some(match n {
+            1 => Update,
+            2 => Structure,
+            3 => Clr,
+            4 => DummyClr,
+            5 => Commit,
+            6 => Abort,
+            7 => End,
+            8 => CheckpointBegin,
+            9 => CheckpointChunk,
+            10 => CheckpointEnd,
+            11 => Image,
+            12 => WriteNote,
+            _ => return None,
+        })
+    }
+    /// The name that traces and tools print.
+    pub fn name(self) -> &'static str {
+        match self {
+            RecordKind::Update => "update",
+            RecordKind::Structure => "structure",
+            RecordKind::Clr => "clr",
+            RecordKind::DummyClr => "dummy_clr",
+            RecordKind::Commit => "commit",
+            RecordKind::Abort => "abort",
+            RecordKind::End => "end",
+            RecordKind::CheckpointBegin => "begin_checkpoint",
+            RecordKind::CheckpointChunk => "checkpoint_chunk",
+            RecordKind::CheckpointEnd => "end_checkpoint",
+            RecordKind::Image => "image",
+            RecordKind::WriteNote => "write_note",
+        }
+    }
+}
