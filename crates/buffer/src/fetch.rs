@@ -1,0 +1,298 @@
+//! Finding pages: by the translation array when they are in memory, else by reading them into a frame that the clock
+//! has found.
+use crate::frame::Frame;
+use crate::patience::Patience;
+use crate::pool::DATA;
+use crate::region::WriteGuard;
+use crate::translate::Entry;
+use crate::{ExclusivePage, Need, Pin, Pool, SharedPage, Stop};
+use hamal_error::{Error, ErrorKind, Result};
+use hamal_page::{Lsn, PageFault, PageId, header};
+use hamal_trace::{Event, WriteReason};
+use std::sync::atomic::Ordering::*;
+
+impl Pool {
+    /// The page under a shared latch, read from disk if need be. The caller holds no latch.
+    ///
+    /// # Errors
+    /// `PageCorrupt` with page, file and offset; `LogBehindPages` if its pageLSN is beyond the log's tail; `Io`;
+    /// `Limit` if no frame can be had; `Poisoned`.
+    pub fn shared(&self, id: PageId) -> Result<SharedPage<'_>> {
+        // Held until the latch is ours, so that the page is not lost again in between.
+        let mut _pin = None;
+        loop {
+            match self.try_shared(id) {
+                Ok(page) => return Ok(page),
+                Err(Stop::Error(e)) => return Err(e),
+                Err(Stop::Need(_)) => _pin = Some(self.fetch(id)?),
+            }
+        }
+    }
+
+    /// The page under the exclusive latch, read from disk if need be. The caller holds no latch.
+    ///
+    /// # Errors
+    /// As [`Pool::shared`].
+    pub fn exclusive(&self, id: PageId) -> Result<ExclusivePage<'_>> {
+        let guard = self.write_latch(id)?;
+        Ok(ExclusivePage { pool: self, guard, id, fresh: false })
+    }
+
+    pub(crate) fn write_latch(&self, id: PageId) -> Result<WriteGuard<'_, Frame>> {
+        // Held until the latch is ours, so that the page is not lost again in between.
+        let mut _pin = None;
+        loop {
+            match self.try_write_latch(id) {
+                Ok(guard) => return Ok(guard),
+                Err(Stop::Error(e)) => return Err(e),
+                Err(Stop::Need(_)) => _pin = Some(self.fetch(id)?),
+            }
+        }
+    }
+
+    /// The page under a shared latch if it is in memory. Waits only for the latch, so latches must be asked for in
+    /// order (root to leaf, left to right, map pages last and ascending).
+    ///
+    /// # Errors
+    /// [`Need::Page`](crate::Need::Page) if it is not in memory (or is just being read); `Poisoned`.
+    pub fn try_shared(&self, id: PageId) -> std::result::Result<SharedPage<'_>, Stop> {
+        self.check()?;
+        while let Entry::Resident(frame) = self.xlat.get(id) {
+            let guard = self.region.read(frame);
+            // The frame may have been given to another page while we waited: then look again (BUF-XLAT).
+            if guard.desc().holds(id) {
+                guard.desc().touch();
+                self.check()?;
+                return Ok(SharedPage { guard, id });
+            }
+        }
+        Err(Need::Page(id).into())
+    }
+
+    /// The page under the exclusive latch if it is in memory; as [`Pool::try_shared`].
+    ///
+    /// # Errors
+    /// [`Need::Page`](crate::Need::Page) if it is not in memory (or is just being read); `Poisoned`.
+    pub fn try_exclusive(&self, id: PageId) -> std::result::Result<ExclusivePage<'_>, Stop> {
+        let guard = self.try_write_latch(id)?;
+        Ok(ExclusivePage { pool: self, guard, id, fresh: false })
+    }
+
+    fn try_write_latch(&self, id: PageId) -> std::result::Result<WriteGuard<'_, Frame>, Stop> {
+        self.check()?;
+        while let Entry::Resident(frame) = self.xlat.get(id) {
+            let guard = self.region.write(frame);
+            if guard.desc().holds(id) {
+                guard.desc().touch();
+                self.check()?;
+                return Ok(guard);
+            }
+        }
+        Err(Need::Page(id).into())
+    }
+
+    /// Brings the page into memory and keeps it there until the pin is dropped. The caller holds no latch.
+    ///
+    /// # Errors
+    /// As [`Pool::shared`].
+    pub fn fetch(&self, id: PageId) -> Result<Pin<'_>> {
+        loop {
+            self.check()?;
+            match self.xlat.get(id) {
+                Entry::Resident(frame) | Entry::Loading(frame) => {
+                    // The reader of a page that is being read holds its exclusive latch: this waits for the read.
+                    let guard = self.region.read(frame);
+                    if guard.desc().holds(id) {
+                        guard.desc().pin();
+                        return Ok(Pin { pool: self, frame, id });
+                    }
+                }
+                Entry::Absent => {
+                    if let Some(guard) = self.load(id)? {
+                        guard.desc().pin();
+                        return Ok(Pin { pool: self, frame: guard.frame(), id });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A frame for a page that is about to be made anew, exclusively latched; nothing is read. The caller holds no latch
+    /// (frames come before latches), and owns the page id (nobody else can reach it). If the guard is dropped without
+    /// an initialisation, the frame is given up. The data file grows to hold the page, if it does not yet.
+    ///
+    /// # Errors
+    /// `Limit` if no frame can be had; `NoSpace` if the file had to grow and cannot; `Poisoned`.
+    pub fn create(&self, id: PageId) -> Result<ExclusivePage<'_>> {
+        self.grow_to(id.0.saturating_add(1))?;
+        let guard = self.bind_blank(id)?;
+        Ok(ExclusivePage { pool: self, guard, id, fresh: true })
+    }
+
+    /// The frame of `id` under the exclusive latch: the one that has it (an old incarnation, perhaps in flight: never a
+    /// second frame for one page id, `BUF-XLAT`), else a new one, zeroed.
+    pub(crate) fn bind_blank(&self, id: PageId) -> Result<WriteGuard<'_, Frame>> {
+        loop {
+            self.check()?;
+            if let Entry::Resident(frame) | Entry::Loading(frame) = self.xlat.get(id) {
+                let guard = self.region.write(frame);
+                if guard.desc().holds(id) {
+                    return Ok(guard);
+                }
+                continue;
+            }
+            let mut guard = self.take_frame()?;
+            if !self.claim(id, &guard)? {
+                continue;
+            }
+            guard.bytes_mut().fill(0);
+            guard.desc().bind(id, Lsn::NULL);
+            self.xlat.ready(id, guard.frame());
+            self.counters.resident.fetch_add(1, Relaxed);
+            return Ok(guard);
+        }
+    }
+
+    /// Claims the page's translation word for a frame; if that fails the frame goes back to the free ones.
+    fn claim(&self, id: PageId, guard: &WriteGuard<'_, Frame>) -> Result<bool> {
+        let claimed = self.xlat.claim(id, guard.frame());
+        if !matches!(claimed, Ok(true)) {
+            self.free.lock().push(guard.frame());
+        }
+        claimed
+    }
+
+    /// Reads the page into a frame; `None` if another thread was faster. On success the exclusive latch is held.
+    pub(crate) fn load(&self, id: PageId) -> Result<Option<WriteGuard<'_, Frame>>> {
+        if id.0 >= self.file_pages() {
+            return Err(self.corrupt(id, "the page lies beyond the end of the data file"));
+        }
+        let mut guard = self.take_frame()?;
+        if !self.claim(id, &guard)? {
+            return Ok(None);
+        }
+        self.counters.misses.fetch_add(1, Relaxed);
+        match self.read_page(id, guard.bytes_mut()) {
+            Ok(()) => {
+                guard.desc().bind(id, header::img_lsn(&guard));
+                self.xlat.ready(id, guard.frame());
+                self.counters.resident.fetch_add(1, Relaxed);
+                self.trace.emit(|| Event::PageRead { page: id, page_lsn: header::page_lsn(&guard) });
+                Ok(Some(guard))
+            }
+            Err(e) => {
+                // Those who wait for the latch find a frame without a page, and try for themselves.
+                self.xlat.clear(id);
+                self.free.lock().push(guard.frame());
+                Err(e)
+            }
+        }
+    }
+
+    /// Reads and verifies a page (`BUF-VERIFY`: no unverified byte reaches a caller).
+    fn read_page(&self, id: PageId, into: &mut [u8]) -> Result<()> {
+        let offset = self.offset(id);
+        let got = self
+            .data
+            .read_at(offset, into)
+            .map_err(|e| Error::io("reading a page", e).with_page(id).with_file(DATA).with_offset(offset))?;
+        if got != into.len() {
+            return Err(self.corrupt(id, "the page lies beyond the end of the data file"));
+        }
+        hamal_page::verify(into, self.log.identity().db, id).map_err(|fault| {
+            let what = match fault {
+                PageFault::Zero => "the page was never written, or a device lost it".to_owned(),
+                PageFault::Checksum { found, expected } => {
+                    format!("the page's checksum is {found:#010x} and its bytes have {expected:#010x}")
+                }
+                PageFault::WrongPage { found } => format!("the place of the page holds page {found}"),
+            };
+            self.corrupt(id, &what)
+        })?;
+        let lsn = header::page_lsn(into);
+        if lsn >= self.log.tail() {
+            let m = format!("the page has seen LSN {lsn} and the log ends at {}", self.log.tail());
+            return Err(Error::new(ErrorKind::LogBehindPages, m)
+                .with_page(id)
+                .with_lsn(lsn)
+                .with_file(DATA)
+                .with_offset(offset)
+                .with_help(
+                    "The log was lost or replaced, or a device lost synced writes: restore a backup",
+                ));
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, id: PageId, what: &str) -> Error {
+        Error::new(ErrorKind::PageCorrupt, what).with_page(id).with_file(DATA).with_offset(self.offset(id))
+    }
+
+    /// A frame bound to nothing, exclusively latched. The caller holds no latch: this may write pages to find one.
+    pub(crate) fn take_frame(&self) -> Result<WriteGuard<'_, Frame>> {
+        let mut patience = Patience::new();
+        loop {
+            self.check()?;
+            let free = self.free.lock().pop();
+            if let Some(frame) = free {
+                // At most a thread that followed an old translation holds the latch, for a moment.
+                return Ok(self.region.write(frame));
+            }
+            if let Some(guard) = self.evict() {
+                return Ok(guard);
+            }
+            // Readers take only clean frames: write some back, or let who is doing it finish.
+            if self.dirty.load(SeqCst) != 0 && self.clean_or_wait(WriteReason::Evict)? {
+                patience.reset();
+                continue;
+            }
+            patience.wait(
+                "no frame is free: all pages in memory are latched, pinned or cannot be written",
+                "Configure more frames, or keep fewer pages pinned at once",
+            )?;
+        }
+    }
+
+    /// The clock: takes a clean, unpinned page that has not been used since the hand passed last out of its frame.
+    fn evict(&self) -> Option<WriteGuard<'_, Frame>> {
+        let frames = self.region.len() as u64;
+        // Two rounds: the first may only have cooled the pages.
+        for _ in 0..2 * frames + 1 {
+            let at = (self.hand.fetch_add(1, Relaxed) % frames) as u32;
+            let f = self.region.desc(at);
+            if !f.evictable() || f.cool() {
+                continue;
+            }
+            let Some(guard) = self.region.try_write(at) else { continue };
+            // Look again under the latch: pins are raised and pages dirtied only under it (BUF-EVICT).
+            if !f.evictable() {
+                continue;
+            }
+            if let Some(page) = f.page() {
+                self.release(&guard, page);
+                self.counters.evictions.fetch_add(1, Relaxed);
+                self.trace.emit(|| Event::PageEvict { page });
+            }
+            return Some(guard);
+        }
+        None
+    }
+
+    /// Unbinds a clean frame; the caller keeps it latched and owns it.
+    fn release(&self, guard: &WriteGuard<'_, Frame>, page: PageId) {
+        let f = guard.desc();
+        debug_assert!(!f.is_dirty() && !f.in_flight() && !f.pinned(), "BUF-EVICT");
+        f.unbind();
+        self.settle(f);
+        self.xlat.clear(page);
+        self.counters.resident.fetch_sub(1, Relaxed);
+    }
+
+    /// Unbinds a clean frame and puts it among the free ones. Exclusive latch; not pinned, not in flight.
+    pub(crate) fn unbind(&self, guard: &WriteGuard<'_, Frame>) {
+        if let Some(page) = guard.desc().page() {
+            self.release(guard, page);
+            self.free.lock().push(guard.frame());
+        }
+    }
+}

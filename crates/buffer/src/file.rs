@@ -1,0 +1,96 @@
+//! The length of the data file. It grows in steps and before it is needed, so that a full device is met here, where
+//! nothing has been changed yet.
+use crate::Pool;
+use crate::pool::DATA;
+use hamal_error::{Error, Result};
+use hamal_page::PageId;
+use std::sync::atomic::Ordering::*;
+
+const LEAST_STEP: u64 = 1 << 20;
+const MOST_STEP: u64 = 64 << 20;
+
+impl Pool {
+    /// Pages that the data file has room for.
+    pub fn file_pages(&self) -> u64 {
+        self.file_pages.load(Acquire)
+    }
+
+    /// Grows the data file to at least `pages` pages (in steps: 1 MiB to 64 MiB, an eighth of the file). No latch held.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing was changed, not sticky.
+    pub fn grow_to(&self, pages: u64) -> Result<()> {
+        self.check()?;
+        if pages <= self.file_pages() {
+            return Ok(());
+        }
+        let _length = self.file_length.lock();
+        let have = self.file_pages();
+        if pages <= have {
+            return Ok(());
+        }
+        let size = self.options.page_size as u64;
+        let step = (have * size / 8).clamp(LEAST_STEP, MOST_STEP) / size;
+        let generous = pages.max(have + step);
+        let mut grown = self.allocate(have, generous);
+        if grown.is_err() && generous != pages {
+            // There may be room for what is needed, if not for what is convenient.
+            grown = self.allocate(have, pages);
+        }
+        grown
+    }
+
+    fn allocate(&self, have: u64, pages: u64) -> Result<()> {
+        let size = self.options.page_size as u64;
+        let end = pages.checked_mul(size).filter(|e| i64::try_from(*e).is_ok()).ok_or_else(|| {
+            Error::new(
+                hamal_error::ErrorKind::Limit,
+                format!("a data file of {pages} pages is beyond the file system"),
+            )
+        })?;
+        self.data.allocate(have * size, end - have * size).map_err(|e| {
+            Error::io(format!("growing the data file to {end} bytes"), e)
+                .with_file(DATA)
+                .with_offset(have * size)
+        })?;
+        self.file_pages.fetch_max(pages, AcqRel);
+        Ok(())
+    }
+
+    /// Cuts free pages off the end of the data file; only pages that are free and not in memory (clean copies that nobody
+    /// uses are dropped first). No latch held.
+    ///
+    /// # Errors
+    /// `Internal`, with nothing changed, if a page beyond the new end is in use. I/O errors: poison.
+    pub fn shrink_to(&self, pages: u64) -> Result<()> {
+        self.check()?;
+        let _length = self.file_length.lock();
+        if pages >= self.file_pages() {
+            return Ok(());
+        }
+        // The cleaner is kept out: a write in flight would grow the file again.
+        let _cleaner = self.cleaner.lock();
+        for frame in 0..self.region.len() as u32 {
+            let f = self.region.desc(frame);
+            let beyond = |p: Option<PageId>| p.is_some_and(|p| p.0 >= pages);
+            if !beyond(f.page()) {
+                continue;
+            }
+            let guard = self.region.write(frame);
+            if !beyond(f.page()) {
+                continue;
+            }
+            if f.is_dirty() || f.in_flight() || f.pinned() {
+                let e = Error::internal("the data file was to be cut below a page that is in use");
+                return Err(f.page().map_or(e.clone(), |p| e.with_page(p)));
+            }
+            self.unbind(&guard);
+        }
+        let size = self.options.page_size as u64;
+        self.data
+            .set_len(pages * size)
+            .map_err(|e| self.log.poison(Error::io("cutting the data file", e).with_file(DATA)))?;
+        self.file_pages.store(pages, Release);
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! Latched pages as they are handed out, and pins.
+use crate::Pool;
+use crate::frame::Frame;
+use crate::region::{ReadGuard, WriteGuard};
+use hamal_error::Error;
+use hamal_page::PageId;
+use std::fmt;
+use std::ops::Deref;
+
+/// A page under a shared latch: its bytes.
+pub struct SharedPage<'p> {
+    pub(crate) guard: ReadGuard<'p, Frame>,
+    pub(crate) id: PageId,
+}
+
+impl SharedPage<'_> {
+    /// The page's id.
+    pub fn id(&self) -> PageId {
+        self.id
+    }
+}
+
+impl Deref for SharedPage<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.guard
+    }
+}
+
+impl fmt::Debug for SharedPage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedPage").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A page under the exclusive latch. Its bytes can be read; they change only through [`Pool::change`].
+pub struct ExclusivePage<'p> {
+    pub(crate) pool: &'p Pool,
+    pub(crate) guard: WriteGuard<'p, Frame>,
+    pub(crate) id: PageId,
+    /// From [`Pool::create`], and not initialised yet.
+    pub(crate) fresh: bool,
+}
+
+impl ExclusivePage<'_> {
+    /// The page's id.
+    pub fn id(&self) -> PageId {
+        self.id
+    }
+}
+
+impl Deref for ExclusivePage<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.guard
+    }
+}
+
+impl Drop for ExclusivePage<'_> {
+    fn drop(&mut self) {
+        // The latch is given back after this, when `guard` is dropped.
+        if std::thread::panicking() {
+            // The page may be half changed: nobody may read or write it any more (BUF-POISON).
+            let e = Error::internal("a thread panicked while it held a page's exclusive latch")
+                .with_page(self.id);
+            self.pool.log.poison(e);
+            return;
+        }
+        let f = self.guard.desc();
+        if (f.dead() || self.fresh) && !f.is_dirty() && !f.in_flight() && !f.pinned() {
+            self.pool.unbind(&self.guard);
+        }
+    }
+}
+
+impl fmt::Debug for ExclusivePage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExclusivePage")
+            .field("id", &self.id)
+            .field("fresh", &self.fresh)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keeps a page in memory; holds no latch.
+pub struct Pin<'p> {
+    pub(crate) pool: &'p Pool,
+    pub(crate) frame: u32,
+    pub(crate) id: PageId,
+}
+
+impl Pin<'_> {
+    /// The page's id.
+    pub fn id(&self) -> PageId {
+        self.id
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.pool.region.desc(self.frame).unpin();
+    }
+}
+
+impl fmt::Debug for Pin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pin").field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,231 @@
+//! The pool itself: what it is made of, and its counters.
+use crate::Managers;
+use crate::clean::Cleaner;
+use crate::frame::Frame;
+use crate::region::Region;
+use crate::translate::Translation;
+use hamal_disk::DiskFile;
+use hamal_error::{Error, ErrorKind, Result};
+use hamal_log::Log;
+use hamal_page::PageId;
+use hamal_trace::Trace;
+use parking_lot::Mutex;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+
+/// Options of a [`Pool`]; validated by the facade.
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// Page size in bytes.
+    pub page_size: usize,
+    /// Frames: the hard cap of the pool's memory in pages. At least 64.
+    pub frames: usize,
+    /// Log an image of a page before it is written in place (rule W). Off only for devices that write a page
+    /// atomically.
+    pub images: bool,
+    /// Compress images with LZ4 where that makes them smaller.
+    pub compress_images: bool,
+    /// Dirty pages times image size never exceed this many bytes of log.
+    pub image_share_bytes: u64,
+    /// Pages per write-back batch.
+    pub batch_pages: usize,
+    /// Apply every record a second time to a copy and compare (debugging of resource managers).
+    pub check_apply: bool,
+}
+
+/// Counters of a [`Pool`].
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs, reason = "plain counters, named for what they count")]
+pub struct PoolStats {
+    pub frames: u64,
+    pub resident: u64,
+    pub dirty: u64,
+    pub hits: u64,
+    pub misses: u64,
+    pub evictions: u64,
+    pub pages_written: u64,
+    pub write_calls: u64,
+    pub images: u64,
+    pub image_bytes: u64,
+    pub file_pages: u64,
+}
+
+/// Counters that many threads raise.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) resident: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) evictions: AtomicU64,
+    pub(crate) pages_written: AtomicU64,
+    pub(crate) write_calls: AtomicU64,
+    pub(crate) images: AtomicU64,
+    pub(crate) image_bytes: AtomicU64,
+}
+
+/// Name of the data file in messages.
+pub(crate) const DATA: &str = "data";
+
+/// Log bytes that an image takes beside the page's own: record header, image head, its share of seals and padding.
+const IMAGE_EXTRA: u64 = 256;
+
+/// The buffer pool. Shared by all threads.
+pub struct Pool {
+    pub(crate) options: PoolOptions,
+    pub(crate) data: Arc<dyn DiskFile>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) managers: Managers,
+    pub(crate) trace: Trace,
+    pub(crate) region: Region<Frame>,
+    pub(crate) xlat: Translation,
+    /// Frames that are bound to no page. A frame is in here, bound, or exclusively latched by who is about to bind it.
+    pub(crate) free: Mutex<Vec<u32>>,
+    /// The clock's hand.
+    pub(crate) hand: AtomicU64,
+    /// B of rule W: the LSN of the newest begun checkpoint; 0: none yet.
+    pub(crate) begun: AtomicU64,
+    pub(crate) in_redo: AtomicBool,
+    /// Dirty frames.
+    pub(crate) dirty: AtomicU64,
+    /// Pages that outstanding credits may still dirty.
+    pub(crate) promised: AtomicU64,
+    /// Ring bytes of outstanding credits.
+    pub(crate) ring_used: AtomicU64,
+    pub(crate) file_pages: AtomicU64,
+    /// Held while the file's length changes.
+    pub(crate) file_length: Mutex<()>,
+    /// One cleaner at a time (`BUF-CLEANER`): the one writer of flight marks.
+    pub(crate) cleaner: Mutex<Cleaner>,
+    pub(crate) counters: Counters,
+    #[cfg(test)]
+    pub(crate) hook: crate::tests::Hook,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// A pool over the data file.
+    ///
+    /// # Errors
+    /// No memory for the frames (`Limit`); `InvalidOption`; I/O errors.
+    pub fn new(
+        options: PoolOptions,
+        data: Arc<dyn DiskFile>,
+        log: Arc<Log>,
+        managers: Managers,
+        trace: Trace,
+    ) -> Result<Pool> {
+        if !hamal_page::valid_page_size(options.page_size) {
+            let m = format!("page size {} is not a power of two from 4096 to 65536", options.page_size);
+            return Err(Error::new(ErrorKind::InvalidOption, m));
+        }
+        if options.frames < 64 || options.batch_pages == 0 {
+            let m = "a pool needs at least 64 frames and batches of at least one page";
+            return Err(Error::new(ErrorKind::InvalidOption, m));
+        }
+        let region = Region::new(options.frames, options.page_size, Frame::new).map_err(|e| {
+            let m = format!("no memory for {} frames of {} bytes: {e}", options.frames, options.page_size);
+            Error::new(ErrorKind::Limit, m).with_help("Configure a smaller pool")
+        })?;
+        let len = data.len().map_err(|e| Error::io("length of the data file", e).with_file(DATA))?;
+        let free = (0..options.frames as u32).rev().collect();
+        Ok(Pool {
+            file_pages: AtomicU64::new(len / options.page_size as u64),
+            options,
+            data,
+            log,
+            managers,
+            trace,
+            region,
+            xlat: Translation::new(),
+            free: Mutex::new(free),
+            hand: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            in_redo: AtomicBool::new(false),
+            dirty: AtomicU64::new(0),
+            promised: AtomicU64::new(0),
+            ring_used: AtomicU64::new(0),
+            file_length: Mutex::new(()),
+            cleaner: Mutex::new(Cleaner::default()),
+            counters: Counters::default(),
+            #[cfg(test)]
+            hook: Default::default(),
+        })
+    }
+
+    /// Options.
+    pub fn options(&self) -> &PoolOptions {
+        &self.options
+    }
+    /// The log.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+    /// Page size in bytes.
+    pub fn page_size(&self) -> usize {
+        self.options.page_size
+    }
+
+    /// Counters. Walks the frames; `hits` is approximate where threads race.
+    pub fn stats(&self) -> PoolStats {
+        let c = &self.counters;
+        PoolStats {
+            frames: self.region.len() as u64,
+            resident: c.resident.load(Relaxed),
+            dirty: self.dirty.load(Relaxed),
+            hits: (0..self.region.len() as u32).map(|f| self.region.desc(f).hits()).sum(),
+            misses: c.misses.load(Relaxed),
+            evictions: c.evictions.load(Relaxed),
+            pages_written: c.pages_written.load(Relaxed),
+            write_calls: c.write_calls.load(Relaxed),
+            images: c.images.load(Relaxed),
+            image_bytes: c.image_bytes.load(Relaxed),
+            file_pages: self.file_pages(),
+        }
+    }
+
+    /// `Ok` unless the engine is poisoned.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<()> {
+        self.log.poisoned().check()
+    }
+    pub(crate) fn offset(&self, id: PageId) -> u64 {
+        id.0.saturating_mul(self.options.page_size as u64)
+    }
+    /// Log space that a dirty page keeps reserved for its image; 0 with images off.
+    pub(crate) fn image_cost(&self) -> u64 {
+        if self.options.images { self.options.page_size as u64 + IMAGE_EXTRA } else { 0 }
+    }
+    /// The most pages that may be dirty, those promised to credits included (`BUF-CAP`).
+    pub(crate) fn dirty_cap(&self) -> u64 {
+        let frames = self.region.len() as u64;
+        let clean_share = frames - frames / 8;
+        match self.image_cost() {
+            0 => clean_share,
+            cost => clean_share.min((self.options.image_share_bytes / cost).max(16)),
+        }
+    }
+    /// A frame became dirty or clean. Exclusive latch (or, in W-2, the cleaner's shared one) held.
+    pub(crate) fn count_dirty(&self, before: bool, after: bool) {
+        match (before, after) {
+            (false, true) => self.dirty.fetch_add(1, SeqCst),
+            (true, false) => self.dirty.fetch_sub(1, SeqCst),
+            _ => 0,
+        };
+    }
+    /// Gives the image reserves back that the frame's marks no longer justify. Exclusive latch.
+    pub(crate) fn settle(&self, frame: &Frame) {
+        let surplus = frame.settle() * self.image_cost();
+        if surplus != 0 {
+            self.log.give_back(surplus);
+        }
+    }
+    #[cfg(test)]
+    pub(crate) fn step(&self, step: crate::tests::Step, page: PageId) {
+        self.hook.call(self, step, page);
+    }
+}

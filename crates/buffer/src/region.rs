@@ -1,0 +1,198 @@
+//! The memory of the frames, and the only way to its bytes.
+//!
+//! All frames lie in one anonymous mapping: made once, advised to use huge pages, never moved and never unmapped while
+//! the pool lives, so that a pointer to a frame stays a pointer to memory whatever the frame holds. Beside each frame
+//! stand its latch and a descriptor `D`. The bytes of a frame are reached through a guard that holds the latch: a
+//! [`ReadGuard`] gives `&[u8]`, a [`WriteGuard`] gives `&mut [u8]` as well. This file is the only one of the crate with
+//! `unsafe` code, and what it exports is safe to use in any way.
+//!
+//! Invariants:
+//! * `BUF-MEM-1`: `base .. base + frames * page_size` is one live, readable and writable mapping from the construction
+//!   of the region to its drop, initialised (zeroes) from the start, and no two frames overlap.
+//! * `BUF-MEM-2`: a shared reference to a frame's bytes exists only while its latch is held shared or exclusively by
+//!   the guard it is borrowed from, a mutable one only while the latch is held exclusively by that guard.
+#![allow(unsafe_code)]
+
+use hamal_latch::Latch;
+use std::io;
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+/// Regions at least this large are aligned to it, the size of a huge page on the common machines.
+const HUGE: usize = 2 << 20;
+
+/// A latch and a descriptor, on cache lines of their own.
+#[repr(align(64))]
+struct Slot<D> {
+    latch: Latch,
+    desc: D,
+}
+
+/// The frames of a pool: memory, latches, descriptors.
+pub(crate) struct Region<D> {
+    map: NonNull<libc::c_void>,
+    map_len: usize,
+    base: NonNull<u8>,
+    page_size: usize,
+    slots: Box<[Slot<D>]>,
+}
+
+// SAFETY: the mapping is owned by the region alone and reached only under the latches (BUF-MEM-2), which order all
+// accesses between threads; the rest is `Send` if `D` is.
+unsafe impl<D: Send> Send for Region<D> {}
+// SAFETY: as above; `&Region` gives `&D` to every thread and the bytes only through guards.
+unsafe impl<D: Send + Sync> Sync for Region<D> {}
+
+impl<D> Region<D> {
+    /// Maps `frames` frames of `page_size` bytes.
+    pub(crate) fn new(frames: usize, page_size: usize, make: impl Fn() -> D) -> io::Result<Region<D>> {
+        let too_large = || io::Error::new(io::ErrorKind::OutOfMemory, "the frames exceed the address space");
+        if frames == 0 || page_size == 0 || frames >= u32::MAX as usize {
+            return Err(too_large());
+        }
+        let len = frames
+            .checked_mul(page_size)
+            .filter(|l| *l < isize::MAX as usize - HUGE)
+            .ok_or_else(too_large)?;
+        let slack = if len >= HUGE { HUGE } else { 0 };
+        let map_len = len + slack;
+        // SAFETY: an anonymous private mapping at an address of the system's choice touches no existing memory.
+        let raw = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                map_len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if raw == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let map = NonNull::new(raw).ok_or_else(too_large)?;
+        let skip = if slack == 0 { 0 } else { raw.cast::<u8>().align_offset(HUGE).min(slack) };
+        // SAFETY: `skip <= slack`, so `skip + len <= map_len`: the result lies in the mapping with `len` bytes after it.
+        let base = unsafe { map.cast::<u8>().add(skip) };
+        #[cfg(target_os = "linux")]
+        if slack != 0 {
+            // Advice: a kernel without huge pages says no, and nothing depends on it.
+            // SAFETY: the range lies in the mapping made above.
+            let _ = unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+        }
+        let slots = (0..frames).map(|_| Slot { latch: Latch::new(), desc: make() }).collect();
+        Ok(Region { map, map_len, base, page_size, slots })
+    }
+
+    /// How many frames there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The descriptor of a frame; needs no latch, its fields say which do.
+    ///
+    /// # Panics
+    /// If there is no such frame.
+    pub(crate) fn desc(&self, frame: u32) -> &D {
+        &self.slots[frame as usize].desc
+    }
+
+    /// Waits for the shared latch.
+    pub(crate) fn read(&self, frame: u32) -> ReadGuard<'_, D> {
+        self.slots[frame as usize].latch.lock_shared();
+        ReadGuard { region: self, frame }
+    }
+
+    /// Takes the shared latch if that needs no wait.
+    pub(crate) fn try_read(&self, frame: u32) -> Option<ReadGuard<'_, D>> {
+        self.slots[frame as usize].latch.try_lock_shared().then(|| ReadGuard { region: self, frame })
+    }
+
+    /// Waits for the exclusive latch.
+    pub(crate) fn write(&self, frame: u32) -> WriteGuard<'_, D> {
+        self.slots[frame as usize].latch.lock_exclusive();
+        WriteGuard { region: self, frame }
+    }
+
+    /// Takes the exclusive latch if that needs no wait.
+    pub(crate) fn try_write(&self, frame: u32) -> Option<WriteGuard<'_, D>> {
+        self.slots[frame as usize].latch.try_lock_exclusive().then(|| WriteGuard { region: self, frame })
+    }
+
+    fn at(&self, frame: u32) -> *mut u8 {
+        debug_assert!((frame as usize) < self.slots.len());
+        // SAFETY: guards are made only for frames that index `slots`, so the offset is inside the mapping (BUF-MEM-1).
+        unsafe { self.base.as_ptr().add(frame as usize * self.page_size) }
+    }
+}
+
+impl<D> Drop for Region<D> {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new` with this address and length; every guard borrows the region, so none is left.
+        unsafe {
+            libc::munmap(self.map.as_ptr(), self.map_len);
+        }
+    }
+}
+
+/// A frame under the shared latch.
+pub(crate) struct ReadGuard<'r, D> {
+    region: &'r Region<D>,
+    frame: u32,
+}
+
+impl<'r, D> ReadGuard<'r, D> {
+    pub(crate) fn desc(&self) -> &'r D {
+        self.region.desc(self.frame)
+    }
+}
+
+impl<D> Deref for ReadGuard<'_, D> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: BUF-MEM-1 for validity. The shared latch is held until `self` is dropped and the slice borrows
+        // `self`, so nobody has a mutable reference meanwhile (BUF-MEM-2).
+        unsafe { std::slice::from_raw_parts(self.region.at(self.frame), self.region.page_size) }
+    }
+}
+
+impl<D> Drop for ReadGuard<'_, D> {
+    fn drop(&mut self) {
+        self.region.slots[self.frame as usize].latch.unlock_shared();
+    }
+}
+
+/// A frame under the exclusive latch.
+pub(crate) struct WriteGuard<'r, D> {
+    region: &'r Region<D>,
+    frame: u32,
+}
+
+impl<'r, D> WriteGuard<'r, D> {
+    pub(crate) fn desc(&self) -> &'r D {
+        self.region.desc(self.frame)
+    }
+    pub(crate) fn frame(&self) -> u32 {
+        self.frame
+    }
+    /// The bytes, to change.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: BUF-MEM-1 for validity. The exclusive latch is held until `self` is dropped and the slice borrows
+        // `self` mutably, so it is the only reference to these bytes (BUF-MEM-2).
+        unsafe { std::slice::from_raw_parts_mut(self.region.at(self.frame), self.region.page_size) }
+    }
+}
+
+impl<D> Deref for WriteGuard<'_, D> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: as in `bytes_mut`; the slice borrows `self`, so no mutable one exists at the same time.
+        unsafe { std::slice::from_raw_parts(self.region.at(self.frame), self.region.page_size) }
+    }
+}
+
+impl<D> Drop for WriteGuard<'_, D> {
+    fn drop(&mut self) {
+        self.region.slots[self.frame as usize].latch.unlock_exclusive();
+    }
+}

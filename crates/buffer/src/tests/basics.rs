@@ -1,0 +1,363 @@
+//! Reading, changing, freeing, limits, failures.
+use super::bench::*;
+use crate::*;
+use hamal_disk::{Disk, MemFault, MemOp, OpenMode};
+use hamal_error::ErrorKind;
+use hamal_log::{Log, Whole};
+use hamal_page::*;
+use hamal_trace::{Event, Trace, WriteReason};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+#[test]
+fn changes_survive_a_reload() {
+    let b = Bench::with_pages(4);
+    for n in 0..10 {
+        b.pool.bump(n % 4);
+    }
+    b.pool.flush_all(WriteReason::Asked).unwrap();
+    b.pool.check_at_rest();
+    for p in 0..4 {
+        let before = b.pool.shared(PageId(p)).unwrap().to_vec();
+        b.pool.forget(PageId(p));
+        assert!(matches!(b.pool.try_shared(PageId(p)), Err(Stop::Need(Need::Page(x))) if x == PageId(p)));
+        let after = b.pool.shared(PageId(p)).unwrap();
+        assert_eq!(comparable(&before), comparable(&after));
+        assert_eq!(counter(&after), if p < 2 { 3 } else { 2 });
+    }
+}
+
+#[test]
+fn a_tiny_pool_evicts_and_holds_more_pages_than_frames() {
+    let b = Bench::with_pages(300);
+    for round in 0..3 {
+        for p in 0..300 {
+            b.pool.bump((p * 7 + round) % 300);
+        }
+    }
+    for p in 0..300 {
+        assert_eq!(counter(&b.pool.shared(PageId(p)).unwrap()), 3);
+    }
+    let s = b.pool.stats();
+    assert!(s.evictions > 0 && s.misses > 0 && s.resident <= 64 && s.dirty <= 56, "{s:?}");
+    b.pool.check_at_rest();
+}
+
+#[test]
+fn damage_is_reported_by_page_file_and_offset() {
+    let b = Bench::with_pages(4);
+    (0..4).for_each(|p| b.pool.forget(PageId(p)));
+    let data = b.disk.open("data", OpenMode::default()).unwrap();
+    data.write_at(SIZE as u64 + 1000, &[7]).unwrap();
+    data.write_at(2 * SIZE as u64, &[0; SIZE]).unwrap();
+    let mut copy = vec![0; SIZE];
+    data.read_at(0, &mut copy).unwrap();
+    data.write_at(3 * SIZE as u64, &copy).unwrap();
+    for (p, what) in [(1, "checksum"), (2, "never written"), (3, "holds page 0"), (1 << 40, "beyond the end")]
+    {
+        let e = b.pool.shared(PageId(p)).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::PageCorrupt, "{e}");
+        assert_eq!((e.page(), e.file(), e.offset()), (Some(PageId(p)), Some("data"), Some(p * SIZE as u64)));
+        assert!(e.to_string().contains(what), "{e}");
+        assert_eq!(b.pool.fetch(PageId(p)).unwrap_err().kind(), ErrorKind::PageCorrupt);
+    }
+    assert!(b.pool.shared(PageId(0)).is_ok());
+    b.pool.check_at_rest();
+}
+
+#[test]
+fn a_page_from_the_future_says_that_the_log_is_behind() {
+    let b = Bench::with_pages(1);
+    b.pool.forget(PageId(0));
+    let data = b.disk.open("data", OpenMode::default()).unwrap();
+    let mut page = vec![0; SIZE];
+    data.read_at(0, &mut page).unwrap();
+    header::set_page_lsn(&mut page, b.pool.log().tail());
+    stamp(&mut page, ID.db);
+    data.write_at(0, &page).unwrap();
+    assert_eq!(b.pool.shared(PageId(0)).unwrap_err().kind(), ErrorKind::LogBehindPages);
+}
+
+#[test]
+fn a_read_error_is_not_sticky() {
+    let b = Bench::with_pages(1);
+    b.pool.forget(PageId(0));
+    b.disk.inject(MemFault { at: 1, on: MemOp::Read, once: true });
+    assert_eq!(b.pool.shared(PageId(0)).unwrap_err().kind(), ErrorKind::Io);
+    assert!(b.pool.shared(PageId(0)).is_ok());
+    b.pool.check_at_rest();
+}
+
+#[test]
+fn a_frame_created_and_not_initialised_is_given_up() {
+    let b = Bench::with_pages(1);
+    drop(b.pool.create(PageId(0)).unwrap());
+    b.pool.grow_to(10).unwrap();
+    drop(b.pool.create(PageId(9)).unwrap());
+    assert!(matches!(b.pool.try_shared(PageId(9)), Err(Stop::Need(Need::Page(_)))));
+    let mut credit = b.pool.credit(500, 0, 1, false).unwrap();
+    let mut page = b.pool.create(PageId(9)).unwrap();
+    let e = b.pool.edit(&mut page, ADD, Whole::No, &add(40, 1), &mut credit).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Internal);
+    drop((page, credit));
+    b.pool.check_at_rest();
+    assert!(b.pool.shared(PageId(0)).is_ok());
+}
+
+#[test]
+fn frames_are_a_hard_cap() {
+    let b = Bench::with_pages(80);
+    let pins: Vec<_> = (0..64).map(|p| b.pool.fetch(PageId(p)).unwrap()).collect();
+    let e = b.pool.fetch(PageId(70)).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Limit, "{e}");
+    assert!(e.help().is_some());
+    drop(pins);
+    assert!(b.pool.fetch(PageId(70)).is_ok());
+    b.pool.check_at_rest();
+}
+
+#[test]
+fn scans_do_not_push_out_pages_in_use() {
+    let b = Bench::with_pages(400);
+    for _ in 0..3 {
+        (0..20).for_each(|p| drop(b.pool.shared(PageId(p)).unwrap()));
+    }
+    let misses = b.pool.stats().misses;
+    for p in 20..400 {
+        drop(b.pool.shared(PageId(p)).unwrap());
+        drop(b.pool.shared(PageId(p % 20)).unwrap());
+    }
+    let lost = b.pool.stats().misses - misses - 380;
+    assert!(lost < 20, "{lost} misses of pages in use");
+}
+
+#[test]
+fn an_operation_that_fails_stops_the_engine() {
+    let b = Bench::with_pages(2);
+    let e = b.pool.update(0, FAIL, &put(40, b"x")).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Poisoned);
+    assert_eq!(e.cause().unwrap().kind(), ErrorKind::Internal);
+    assert_eq!(b.pool.shared(PageId(1)).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(b.pool.clean(Lsn::MAX, 10, WriteReason::Asked).unwrap_err().kind(), ErrorKind::Poisoned);
+}
+
+#[test]
+fn a_panic_under_a_latch_stops_the_engine() {
+    let b = Bench::with_pages(2);
+    let before = b.disk.stats().writes;
+    let r =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| b.pool.update(0, PANIC, &put(40, b"x"))));
+    assert!(r.is_err());
+    assert_eq!(b.pool.bump_error(1), ErrorKind::Poisoned);
+    assert_eq!(b.pool.flush_all(WriteReason::Asked).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(b.disk.stats().writes, before);
+}
+
+impl Pool {
+    fn bump_error(&self, p: u64) -> ErrorKind {
+        self.update(p, ADD, &add(40, 1)).unwrap_err().kind()
+    }
+}
+
+#[test]
+fn rehearsal_finds_faulty_operations_before_anything_is_logged() {
+    let b = Bench::with(PoolOptions { check_apply: true, ..options() });
+    b.pool.grow_to(1).unwrap();
+    b.init(0);
+    b.pool.bump(0);
+    let tail = b.pool.log().tail();
+    for op in [FAIL, MOODY, NOSY] {
+        let e = b.pool.update(0, op, &put(40, b"x")).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Internal, "{e}");
+    }
+    assert_eq!(b.pool.log().tail(), tail);
+    b.pool.bump(0);
+    assert_eq!(counter(&b.pool.shared(PageId(0)).unwrap()), 2);
+}
+
+#[test]
+fn edits_that_are_not_allowed_change_nothing() {
+    let b = Bench::with_pages(1);
+    let tail = b.pool.log().tail();
+    let mut credit = b.pool.credit(500, 0, 1, false).unwrap();
+    let mut page = b.pool.exclusive(PageId(0)).unwrap();
+    let bytes = page.to_vec();
+    for (whole, payload) in
+        [(Whole::Image, &b""[..]), (Whole::Init, b"abc"), (Whole::Init, &[8, 0, 0, 0, 0, 0])]
+    {
+        let e = b.pool.edit(&mut page, ADD, whole, payload, &mut credit).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Internal);
+    }
+    // A record longer than its credit.
+    let e = b.pool.edit(&mut page, PUT, Whole::No, &put(40, &[1; 2000]), &mut credit).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Internal);
+    assert_eq!(*page, bytes[..]);
+    assert!(!page.guard.desc().is_dirty());
+    drop((page, credit));
+    assert_eq!(b.pool.log().tail(), tail);
+    b.pool.check_at_rest();
+}
+
+#[test]
+fn failed_writes_and_syncs_poison_and_are_not_repeated() {
+    for on in [MemOp::Write, MemOp::Sync] {
+        let b = Bench::with_pages(2);
+        b.pool.bump(0);
+        b.pool.log().force(b.pool.log().tail(), hamal_trace::ForceReason::Asked).unwrap();
+        b.pool.begin();
+        b.disk.inject(MemFault { at: 1, on, once: true });
+        let r = b.pool.flush_all(WriteReason::Asked).and_then(|()| b.pool.sync_data());
+        assert_eq!(r.unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(b.pool.sync_data().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(b.pool.shared(PageId(1)).unwrap_err().kind(), ErrorKind::Poisoned);
+    }
+}
+
+#[test]
+fn a_full_device_refuses_growth_and_nothing_else() {
+    let b = Bench::with_pages(2);
+    let pages = b.pool.file_pages();
+    b.disk.set_capacity(Some(b.disk.used() + 3 * SIZE as u64));
+    let e = b.pool.grow_to(pages + 10).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::NoSpace);
+    assert_eq!(b.pool.file_pages(), pages);
+    b.pool.bump(0);
+    b.pool.grow_to(pages + 2).unwrap();
+    assert_eq!(b.pool.file_pages(), pages + 2);
+    b.disk.set_capacity(None);
+    b.pool.grow_to(pages + 10).unwrap();
+    assert!(b.pool.file_pages() > pages + 10, "growth is in steps");
+}
+
+#[test]
+fn shrinking_spares_what_is_in_use() {
+    let b = Bench::with_pages(10);
+    b.pool.bump(9);
+    assert_eq!(b.pool.shrink_to(5).unwrap_err().kind(), ErrorKind::Internal);
+    b.pool.free_page(9);
+    b.pool.shrink_to(5).unwrap();
+    assert_eq!(b.pool.file_pages(), 5);
+    assert_eq!(b.pool.shared(PageId(7)).unwrap_err().kind(), ErrorKind::PageCorrupt);
+    b.pool.grow_to(8).unwrap();
+    assert_eq!(b.pool.shared(PageId(7)).unwrap_err().kind(), ErrorKind::PageCorrupt);
+    b.pool.check_at_rest();
+}
+
+#[test]
+fn neighbours_are_written_in_one_call() {
+    let b = Bench::with_pages(20);
+    let calls = b.pool.stats().write_calls;
+    for p in [3, 9, 4, 5, 8, 15] {
+        b.pool.bump(p);
+    }
+    let report = b.pool.clean(Lsn::MAX, 100, WriteReason::Asked).unwrap();
+    assert_eq!(report, CleanReport { written: 6, skipped: 0 });
+    assert_eq!(b.pool.stats().write_calls - calls, 3);
+}
+
+#[test]
+fn cleaning_takes_the_oldest_first_and_skips_the_latched() {
+    let b = Bench::with_pages(8);
+    let lsns: Vec<Lsn> = [5, 1, 7, 3].into_iter().map(|p| b.pool.bump(p)).collect();
+    assert_eq!(b.pool.clean(lsns[2], 10, WriteReason::Asked).unwrap().written, 2);
+    assert!(!b.pool.desc_of(5).unwrap().is_dirty() && !b.pool.desc_of(1).unwrap().is_dirty());
+    let held = b.pool.exclusive(PageId(7)).unwrap();
+    let report = b.pool.clean(Lsn::MAX, 10, WriteReason::Asked).unwrap();
+    assert_eq!(report, CleanReport { written: 1, skipped: 1 });
+    drop(held);
+    let report = b.pool.clean(Lsn::MAX, 10, WriteReason::Asked).unwrap();
+    assert_eq!(report, CleanReport { written: 1, skipped: 0 });
+    assert_eq!(b.pool.clean(Lsn::MAX, 10, WriteReason::Asked).unwrap(), CleanReport::default());
+    b.pool.check_at_rest();
+}
+
+#[test]
+fn without_images_none_is_logged() {
+    let b = Bench::with(PoolOptions { images: false, ..options() });
+    b.pool.grow_to(2).unwrap();
+    b.init(0);
+    b.pool.begin();
+    b.pool.bump(0);
+    b.pool.flush_page(PageId(0)).unwrap();
+    assert_eq!(b.pool.stats().images, 0);
+    assert_eq!(b.pool.stats().pages_written, 1);
+    assert_eq!(b.pool.log().stats().reserved_bytes, 0);
+}
+
+#[test]
+fn one_image_per_page_and_checkpoint() {
+    let b = Bench::with_pages(1);
+    // The initialisation serves as an image until a checkpoint begins.
+    b.pool.bump(0);
+    b.pool.flush_page(PageId(0)).unwrap();
+    assert_eq!(b.pool.stats().images, 0);
+    let mut last = Control::default();
+    for n in 1..4 {
+        last = b.checkpoint(&last);
+        for _ in 0..3 {
+            b.pool.bump(0);
+            b.pool.flush_page(PageId(0)).unwrap();
+            assert_eq!(b.pool.stats().images, n);
+            b.pool.forget(PageId(0));
+        }
+    }
+}
+
+#[test]
+fn events_tell_what_was_done() {
+    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let sink = seen.clone();
+    let trace = Trace::new(Arc::new(move |e: &Event<'_>| {
+        sink.lock().push(match e {
+            Event::PageRead { .. } => "read",
+            Event::PageImage { .. } => "image",
+            Event::PageWrite { why: WriteReason::Asked, .. } => "write",
+            Event::CheckpointScan { dirty: 1, .. } => "scan",
+            _ => "other",
+        })
+    }));
+    let b = Bench::traced(options(), trace);
+    b.pool.grow_to(1).unwrap();
+    b.init(0);
+    let begin = b.pool.begin();
+    b.pool.scan_dirty(begin, Log::FIRST);
+    b.pool.flush_page(PageId(0)).unwrap();
+    b.pool.forget(PageId(0));
+    drop(b.pool.shared(PageId(0)).unwrap());
+    assert_eq!(*seen.lock(), ["scan", "image", "write", "read"]);
+}
+
+#[test]
+fn reserves_go_back_to_the_log() {
+    let b = Bench::with_pages(10);
+    assert_eq!(b.pool.log().stats().reserved_bytes, 0);
+    let mut credit = b.pool.credit(1000, 300, 2, false).unwrap();
+    let mut undo = credit.take_undo(300);
+    drop(credit);
+    assert_eq!(b.pool.log().stats().reserved_bytes, 300);
+    let credit = b.pool.credit_from(&mut undo, 100, 1).unwrap();
+    assert_eq!(undo, 200);
+    drop(credit);
+    b.pool.log().give_back(undo);
+    assert_eq!(b.pool.log().stats().reserved_bytes, 0);
+    for _ in 0..3 {
+        b.pool.begin();
+        b.pool.bump_all(0..10);
+        assert_eq!(b.pool.log().stats().reserved_bytes, 10 * b.pool.image_cost());
+        b.pool.free_page(3);
+        assert_eq!(b.pool.log().stats().reserved_bytes, 9 * b.pool.image_cost());
+        b.pool.flush_all(WriteReason::Asked).unwrap();
+        assert_eq!(b.pool.log().stats().reserved_bytes, 0);
+        b.init(3);
+    }
+    b.pool.check_at_rest();
+}
+
+#[test]
+fn too_many_pages_at_once_are_refused() {
+    let b = Bench::with_pages(1);
+    assert_eq!(b.pool.credit(100, 0, 57, false).unwrap_err().kind(), ErrorKind::Limit);
+    assert!(b.pool.credit(100, 0, 56, false).is_ok());
+    assert_eq!(b.pool.promised.load(SeqCst), 0);
+    b.pool.check_at_rest();
+}
