@@ -1,0 +1,124 @@
+//! Commit.
+//!
+//! The commit section is a mutex around four steps: reserve the commit record, store the status, publish the
+//! record, store the visible LSN. So log order is commit order, a snapshot is an LSN, and neither the durable
+//! nor the visible LSN ever covers a commit whose status is not stored (TXN-COMMIT). Row locks end here:
+//! whoever comes next builds on the commit at once, and its own commit lies behind this one in the log. Only
+//! the acknowledgement waits for the disk.
+use crate::txn::{State, Txn};
+use crate::{TxnManager, rollback::END_BYTES};
+use hamal_error::Result;
+use hamal_log::{Credit, RecordKind, RecordSpec, Ticket, TxnRef};
+use hamal_page::{Lsn, RmId};
+use hamal_trace::Event;
+use std::sync::atomic::Ordering;
+
+/// Commits between two collections.
+const COLLECT_EVERY: u64 = 64;
+
+/// What a commit did.
+#[derive(Clone, Debug)]
+pub struct CommitOutcome {
+    /// The commit timestamp: the end of the commit record, or the snapshot of a transaction that wrote
+    /// nothing.
+    pub timestamp: Lsn,
+    /// Becomes ready when the commit (or what it read) is durable.
+    pub ticket: Ticket,
+}
+
+impl TxnManager {
+    /// Commits: in the commit section reserve the record, store the status, publish. Does not wait for
+    /// durability: the outcome's ticket does. The caller holds the operation lock. After an error other than
+    /// `Poisoned` the transaction is as it was.
+    ///
+    /// # Errors
+    /// `Poisoned`, `TransactionEnded`; `NoSpace` if the device is full and the transaction never registered
+    /// with a tree.
+    pub fn commit(&self, txn: &Txn) -> Result<CommitOutcome> {
+        self.poison.check()?;
+        if txn.is_doomed() {
+            return Err(txn.ended_error());
+        }
+        let wrote = {
+            let mut core = txn.core.lock();
+            match core.state {
+                State::Live if core.first.is_null() => core.state = State::Committed,
+                State::Live => {}
+                _ => return Err(txn.ended_error()),
+            }
+            core.first.some().is_some()
+        };
+        let timestamp = if wrote { self.commit_record(txn)? } else { txn.snapshot() };
+        if wrote {
+            self.versions.committed(txn, timestamp);
+        }
+        self.finish(txn);
+        let n = self.counters.committed.fetch_add(1, Ordering::Relaxed) + 1;
+        if wrote && n.is_multiple_of(COLLECT_EVERY) {
+            self.try_collect();
+        }
+        // What it read may be visible and not yet durable: then its answer has to wait as well (T21).
+        Ok(CommitOutcome { timestamp, ticket: self.log().ticket(timestamp) })
+    }
+
+    /// Logs the commit record; returns its end.
+    fn commit_record(&self, txn: &Txn) -> Result<Lsn> {
+        let mut credit = self.end_credit(txn)?;
+        let mut core = txn.core.lock();
+        let id = txn.id();
+        let spec = RecordSpec {
+            kind: RecordKind::Commit,
+            rm: RmId(0),
+            txn: TxnRef::Id(id),
+            prev: core.last,
+            blocks: &[],
+            undo: &[],
+        };
+        let done = {
+            let _section = self.commit_section.lock();
+            let done =
+                self.log().append_with(&spec, &mut credit, |a| self.horizon.table.commit(id, a.end))?;
+            self.horizon.committed(id, done.end);
+            done
+        };
+        core.last = done.lsn;
+        core.state = State::Committed;
+        // Inside the same hold as the record: a checkpoint never lists a transaction that had ended before it
+        // began.
+        self.unlist(txn);
+        drop(core);
+        self.trace.emit(|| Event::TxnCommit { txn: id, lsn: done.lsn, end: done.end });
+        Ok(done.end)
+    }
+
+    /// Credit for one record that ends the transaction, out of what it took at its first registration (or, if
+    /// it took nothing, beyond the log's limit).
+    pub(crate) fn end_credit(&self, txn: &Txn) -> Result<Credit<'_>> {
+        let mut reserve = {
+            let mut core = txn.core.lock();
+            let take = core.end_reserve.min(END_BYTES);
+            core.end_reserve -= take;
+            take
+        };
+        let credit = self.log().credit_from(&mut reserve, END_BYTES);
+        // Untouched after an error, used up otherwise.
+        txn.core.lock().end_reserve += reserve;
+        credit
+    }
+
+    /// The transaction has ended: gives back and releases what it holds, and wakes who waits for it.
+    pub(crate) fn finish(&self, txn: &Txn) {
+        let left = {
+            let mut core = txn.core.lock();
+            std::mem::take(&mut core.undo_reserve) + std::mem::take(&mut core.end_reserve)
+        };
+        if left != 0 {
+            self.log().give_back(left);
+        }
+        self.registrations.release(txn);
+        txn.close_snapshot();
+        txn.set_ended();
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        txn.wake();
+    }
+}

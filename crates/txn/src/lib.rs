@@ -1,0 +1,43 @@
+//! Transactions: the active transaction table, commit, rollback with CLRs, savepoints, nested top actions,
+//! snapshots, versions, and the resource manager contract.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `manager` | [`TxnManager`]: begin, change, visibility, the table for checkpoints |
+//! | `commit` | the commit section |
+//! | `rollback` | undo, CLRs, savepoints, nested top actions |
+//! | `txn` | one transaction and its two locks |
+//! | `status` | the status of transaction ids |
+//! | `horizon` | snapshots, and what nobody needs any more |
+//! | `versions` | former states of young records |
+//! | `waits` | waiting for a transaction, deadlock detection |
+//! | `registrations` | who writes in which tree |
+//! | `rm` | the contract of resource managers |
+//!
+//! Locks are taken in this order: a transaction's operation lock; (waits, holding nothing else); credit; page
+//! latches; the transaction's small mutex; the commit section; and last, each alone, the short mutexes of the
+//! tables.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod commit;
+mod horizon;
+mod manager;
+mod registrations;
+mod rm;
+mod rollback;
+mod stats;
+mod status;
+#[cfg(test)]
+mod tests;
+mod txn;
+mod versions;
+mod waits;
+
+pub use commit::CommitOutcome;
+pub use horizon::Snapshot;
+pub use manager::{AttEntry, Status, TxnManager, TxnOptions, View};
+pub use rm::{Compensated, Registry, ResourceManager, UndoCtx};
+pub use stats::TxnStats;
+pub use txn::{OpGuard, Savepoint, Txn};
+pub use versions::{FoundVersion, Version, VersionStore};

@@ -1,0 +1,129 @@
+//! The resource manager contract.
+use crate::{Txn, TxnManager};
+use hamal_buffer::{Managers, OpCredit, PageEdit, PageOps, Pool};
+use hamal_error::Result;
+use hamal_log::{Appended, Record};
+use hamal_page::{Lsn, RmId};
+use std::fmt;
+use std::sync::Arc;
+
+/// A data structure that lives in pages and takes part in logging, rollback and recovery.
+///
+/// * [`PageOps::apply`] is total and deterministic; the engine checks that a page belongs to the manager.
+/// * [`ResourceManager::undo`] may log any number of redo-only structure records through its context, and
+/// then exactly   one CLR ([`UndoCtx::compensate`] consumes the context). An error from undo stops the engine
+/// (T14, T37).
+pub trait ResourceManager: PageOps {
+    /// The name, unique among the managers of a database; stored in the control file.
+    fn name(&self) -> &str;
+    /// The version of its formats; a database written with another version is refused.
+    fn version(&self) -> u32;
+    /// Undoes one update record, logically: wherever the thing is now.
+    ///
+    /// # Errors
+    /// Anything it returns stops the engine: rollback is never skipped.
+    fn undo(&self, record: &Record, ctx: UndoCtx<'_>) -> Result<Compensated>;
+    /// Describes one block of a record for people: `insert key=.. len=..`. Total.
+    fn describe(&self, op: u8, payload: &[u8], f: &mut dyn fmt::Write) -> fmt::Result;
+}
+
+/// The resource managers of a database.
+#[derive(Clone, Default)]
+pub struct Registry(Vec<(RmId, Arc<dyn ResourceManager>)>);
+
+impl Registry {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// Registers a manager under an id given by the database.
+    pub fn add(&mut self, id: RmId, rm: Arc<dyn ResourceManager>) {
+        self.0.push((id, rm));
+    }
+    /// The manager `id`.
+    pub fn get(&self, id: RmId) -> Option<&Arc<dyn ResourceManager>> {
+        self.0.iter().find(|(i, _)| *i == id).map(|(_, m)| m)
+    }
+    /// All, with ids.
+    pub fn iter(&self) -> impl Iterator<Item = (RmId, &Arc<dyn ResourceManager>)> {
+        self.0.iter().map(|(i, m)| (*i, m))
+    }
+    /// The redo halves, for the pool.
+    pub fn managers(&self) -> Managers {
+        let mut m = Managers::new();
+        for (id, rm) in &self.0 {
+            m.set(*id, rm.clone() as Arc<dyn PageOps>);
+        }
+        m
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(i, m)| (i.0, m.name()))).finish()
+    }
+}
+
+/// Proof that an undo was compensated: only [`UndoCtx::compensate`] makes one.
+#[derive(Debug)]
+pub struct Compensated(pub(crate) Appended);
+
+/// What an undo may do: read pages, log redo-only structure records, and finally compensate.
+#[derive(Debug)]
+pub struct UndoCtx<'a> {
+    pub(crate) manager: &'a TxnManager,
+    pub(crate) txn: &'a Txn,
+    /// undoNextLSN of the CLR: prevLSN of the record being undone.
+    pub(crate) undo_next: Lsn,
+    pub(crate) rm: RmId,
+}
+
+impl<'a> UndoCtx<'a> {
+    /// The transaction that is rolled back.
+    pub fn txn(&self) -> &'a Txn {
+        self.txn
+    }
+    /// The transaction manager.
+    pub fn manager(&self) -> &'a TxnManager {
+        self.manager
+    }
+    /// The buffer pool.
+    pub fn pool(&self) -> &'a Pool {
+        self.manager.pool()
+    }
+    /// Credit for the CLR (`record_bytes`, out of the transaction's undo reserve) dirtying at most `pages`
+    /// pages. If the device is full and the reserve does not reach, waits in the state
+    /// `RollbackWaitsForSpace` until it is not (or the engine is poisoned or closed). No latch held.
+    ///
+    /// # Errors
+    /// `Poisoned`.
+    pub fn credit(&self, record_bytes: u64, pages: usize) -> Result<OpCredit<'a>> {
+        let (manager, txn) = (self.manager, self.txn);
+        manager.until_space(|| {
+            // Only what this CLR takes is moved out, so a checkpoint meanwhile sees the rest. The mutex is
+            // not held while the pool makes room: making room may need a checkpoint, and that the mutex.
+            let mut reserve = {
+                let mut core = txn.core.lock();
+                // With a full device the images of the pages may have to come out of the reserve as well.
+                let images = pages as u64 * (manager.pool().page_size() as u64 * 2);
+                let take = core.undo_reserve.min(record_bytes + images);
+                core.undo_reserve -= take;
+                take
+            };
+            let credit = manager.pool().credit_from(&mut reserve, record_bytes, pages);
+            txn.core.lock().undo_reserve += reserve;
+            credit
+        })
+    }
+    /// Logs the CLR with these edits (which may be empty) and ends the undo of this record.
+    ///
+    /// # Errors
+    /// `Poisoned`.
+    pub fn compensate(
+        self,
+        edits: &mut [PageEdit<'_, '_>],
+        credit: &mut OpCredit<'_>,
+    ) -> Result<Compensated> {
+        self.manager.log_clr(&self, edits, credit).map(Compensated)
+    }
+}

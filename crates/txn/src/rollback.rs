@@ -1,0 +1,350 @@
+//! Rollback: the backward half of ARIES.
+//!
+//! A transaction's records form a chain by prevLSN. Rollback walks it from undoNextLSN: an update is undone
+//! by its resource manager, which logs exactly one CLR whose undoNextLSN is the prevLSN of the undone record;
+//! everything else is followed. Because undoNextLSN moves in the `reserved` hook of the CLR, and the CLR
+//! carries it, an undo that is interrupted, by a crash or by a later savepoint, goes on where it stopped and
+//! undoes nothing twice (TXN-CLR). Restart's undo goes through the same [`TxnManager::undo_step`].
+//!
+//! Rollback is never skipped: an undo that fails or panics stops the engine, and the next open tries again
+//! (T37).
+use crate::rm::{Compensated, UndoCtx};
+use crate::txn::{Savepoint, State, Txn};
+use crate::{ResourceManager, TxnManager};
+use hamal_error::{Error, ErrorKind, Result};
+use hamal_log::{Appended, Credit, Record, RecordKind, RecordSpec, TxnRef};
+use hamal_page::{Lsn, RmId};
+use hamal_trace::Event;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::Ordering;
+
+/// Log space for one record without pages: Commit, Abort, End, DummyClr.
+pub(crate) const END_BYTES: u64 = 128;
+/// What a transaction sets aside for ending: Abort, End, and one to spare.
+pub(crate) const END_RESERVE: u64 = 512;
+
+impl TxnManager {
+    /// Sets aside the log space that ending the transaction takes; [`TxnManager::register`] does it. Managers
+    /// whose changes belong to no tree call it before a transaction's first change. No latch and no credit
+    /// held.
+    ///
+    /// # Errors
+    /// `LogFull`, `NoSpace`, `Poisoned`.
+    pub fn prepare(&self, txn: &Txn) -> Result<()> {
+        self.poison.check()?;
+        // Only the transaction's own thread, under its operation lock, comes here.
+        if txn.core.lock().end_reserve != 0 {
+            return Ok(());
+        }
+        let taken = self.log().credit(END_RESERVE, false)?.take(END_RESERVE);
+        txn.core.lock().end_reserve += taken;
+        Ok(())
+    }
+
+    /// Rolls the whole transaction back: CLRs in descending LSN order, then End. The caller holds the
+    /// operation lock.
+    ///
+    /// # Errors
+    /// `Poisoned`, `TransactionEnded`.
+    pub fn rollback(&self, txn: &Txn) -> Result<()> {
+        self.poison.check()?;
+        let wrote = {
+            let mut core = txn.core.lock();
+            match core.state {
+                State::Live | State::RollingBack => {}
+                _ => return Err(txn.ended_error()),
+            }
+            core.state = State::RollingBack;
+            core.first.some().is_some()
+        };
+        if wrote {
+            self.trace.emit(|| Event::TxnRollback { txn: txn.id(), to: Lsn::NULL });
+            self.append_plain(txn, RecordKind::Abort, None)?;
+            while !self.undo_step(txn)?.is_null() {}
+        }
+        self.end_rolled_back(txn)
+    }
+
+    /// A savepoint of the transaction as it is now.
+    pub fn savepoint(&self, txn: &Txn) -> Savepoint {
+        let mut core = txn.core.lock();
+        let depth = core.next_savepoint;
+        core.next_savepoint += 1;
+        core.savepoints.push(depth);
+        Savepoint { txn: txn.number(), undo_next: core.undo_next, depth }
+    }
+
+    /// Rolls back to a savepoint, which stays valid; later ones do not. Wakes whoever waits for the
+    /// transaction.
+    ///
+    /// # Errors
+    /// `NotFound` if the savepoint is of another transaction or was rolled back past; `TransactionEnded`;
+    /// `Poisoned`.
+    pub fn rollback_to(&self, txn: &Txn, to: &Savepoint) -> Result<()> {
+        self.poison.check()?;
+        {
+            let mut core = txn.core.lock();
+            if core.state != State::Live {
+                return Err(txn.ended_error());
+            }
+            let found = core.savepoints.binary_search(&to.depth).ok().filter(|_| to.txn == txn.number());
+            let Some(i) = found else {
+                let why =
+                    if to.txn == txn.number() { "was rolled back past" } else { "is of another transaction" };
+                return Err(
+                    Error::new(ErrorKind::NotFound, format!("the savepoint {why}")).with_txn(txn.id())
+                );
+            };
+            core.savepoints.truncate(i + 1);
+        }
+        self.undo_to(txn, to.undo_next)?;
+        txn.wake();
+        Ok(())
+    }
+
+    /// Undoes down to, and not including, the record `to`.
+    ///
+    /// The chain passes through `to`: it was undoNextLSN once, CLRs and dummy CLRs written since point to
+    /// records that were written since, or to `to` itself.
+    fn undo_to(&self, txn: &Txn, to: Lsn) -> Result<()> {
+        let mut at = txn.core.lock().undo_next;
+        if at > to {
+            self.trace.emit(|| Event::TxnRollback { txn: txn.id(), to });
+        }
+        while at > to {
+            at = self.undo_step(txn)?;
+        }
+        if at != to {
+            let m = format!("TXN-CLR: the undo chain of {} missed {to} and came to {at}", txn.name());
+            return Err(self.log().poison(Error::internal(m).with_txn(txn.id())));
+        }
+        Ok(())
+    }
+
+    /// Undoes the one record at the transaction's undoNextLSN (or follows its chain) and returns the next
+    /// undoNextLSN (null: done). Rollback and restart's undo both go through this.
+    ///
+    /// # Errors
+    /// Anything stops the engine.
+    pub fn undo_step(&self, txn: &Txn) -> Result<Lsn> {
+        self.poison.check()?;
+        let at = txn.core.lock().undo_next;
+        if at.is_null() {
+            return Ok(at);
+        }
+        self.undo_record(txn, at).map_err(|e| {
+            if self.poison.is_set() {
+                return self.poison.error().unwrap_or(e);
+            }
+            let m = format!("{} cannot be rolled back", txn.name());
+            let kind = e.kind();
+            self.log().poison(Error::new(kind, m).with_txn(txn.id()).with_lsn(at).with_cause(e))
+        })
+    }
+
+    fn undo_record(&self, txn: &Txn, at: Lsn) -> Result<Lsn> {
+        let record = self.log().read(at)?;
+        let damaged = |m: String| Err(Error::new(ErrorKind::LogCorrupt, m).with_lsn(at).with_txn(txn.id()));
+        if record.txn != txn.id() {
+            return damaged(format!("the undo chain of {} meets a record of {}", txn.id(), record.txn));
+        }
+        if record.prev >= at {
+            return damaged(format!("the undo chain goes forward, to {}", record.prev));
+        }
+        match record.kind {
+            RecordKind::Update => {
+                let rm = self.registry().get(record.rm).cloned().ok_or_else(|| {
+                    let m = format!("resource manager {} is not registered", record.rm);
+                    Error::new(ErrorKind::ResourceManager, m)
+                })?;
+                let clr = self.undo_update(txn, &*rm, &record)?;
+                self.trace.emit(|| Event::UndoClr {
+                    txn: txn.id(),
+                    undone: at,
+                    clr: clr.lsn,
+                    undo_next: record.prev,
+                });
+            }
+            RecordKind::Structure | RecordKind::Clr | RecordKind::DummyClr | RecordKind::Abort => {
+                txn.core.lock().undo_next = record.prev;
+                self.trace.emit(|| Event::UndoFollow { txn: txn.id(), lsn: at, next: record.prev });
+            }
+            k => return damaged(format!("a record of kind {} in an undo chain", k.name())),
+        }
+        Ok(record.prev)
+    }
+
+    /// Has the resource manager undo one update record.
+    fn undo_update(&self, txn: &Txn, rm: &dyn ResourceManager, record: &Record) -> Result<Appended> {
+        txn.core.lock().undoing = true;
+        let ctx = UndoCtx { manager: self, txn, undo_next: record.prev, rm: record.rm };
+        let result = catch_unwind(AssertUnwindSafe(|| rm.undo(record, ctx)));
+        let mut core = txn.core.lock();
+        core.undoing = false;
+        let Compensated(clr) = result.map_err(|p| {
+            let m = format!("undo of manager `{}` panicked: {}", rm.name(), panic_text(&*p));
+            Error::new(ErrorKind::ResourceManager, m)
+        })??;
+        // Exactly one CLR is a fact of the types; that nothing was logged behind it is not (T14).
+        if core.last != clr.lsn || core.undo_next != record.prev {
+            let m = format!("undo of manager `{}` logged something after its CLR", rm.name());
+            return Err(Error::new(ErrorKind::ResourceManager, m));
+        }
+        Ok(clr)
+    }
+
+    /// Logs the CLR of an undo.
+    pub(crate) fn log_clr(
+        &self,
+        ctx: &UndoCtx<'_>,
+        edits: &mut [hamal_buffer::PageEdit<'_, '_>],
+        credit: &mut hamal_buffer::OpCredit<'_>,
+    ) -> Result<Appended> {
+        let mut core = ctx.txn.core.lock();
+        let change = hamal_buffer::Change {
+            kind: RecordKind::Clr,
+            rm: ctx.rm,
+            txn: TxnRef::Id(ctx.txn.id()),
+            prev: ctx.undo_next,
+            undo: &[],
+        };
+        self.pool().change(&change, edits, credit, |a| {
+            core.last = a.lsn;
+            core.undo_next = ctx.undo_next;
+        })
+    }
+
+    /// Appends a record without pages to the transaction's chain. `prev` is lastLSN, or undoNextLSN if given
+    /// (then the transaction's undoNextLSN becomes that too).
+    fn append_plain(&self, txn: &Txn, kind: RecordKind, undo_next: Option<Lsn>) -> Result<Appended> {
+        let mut credit = self.until_space(|| self.end_credit(txn))?;
+        self.append_plain_with(txn, kind, undo_next, &mut credit)
+    }
+
+    fn append_plain_with(
+        &self,
+        txn: &Txn,
+        kind: RecordKind,
+        undo_next: Option<Lsn>,
+        credit: &mut Credit<'_>,
+    ) -> Result<Appended> {
+        let mut core = txn.core.lock();
+        let core = &mut *core;
+        let spec = RecordSpec {
+            kind,
+            rm: RmId(0),
+            txn: TxnRef::Id(txn.id()),
+            prev: undo_next.unwrap_or(core.last),
+            blocks: &[],
+            undo: &[],
+        };
+        let done = self.log().append_with(&spec, credit, |a| {
+            core.last = a.lsn;
+            if let Some(u) = undo_next {
+                core.undo_next = u;
+            }
+        })?;
+        if kind == RecordKind::End {
+            core.state = State::RolledBack;
+            // Undo is complete: no page carries the id any more (page, version, then status, T18).
+            self.versions.rolled_back(txn);
+            self.horizon.table.forget(txn.id());
+            self.unlist(txn);
+        }
+        Ok(done)
+    }
+
+    /// Appends End for a transaction whose undo is complete, releases everything it holds and wakes waiters.
+    ///
+    /// # Errors
+    /// `Poisoned`; `Internal` if its undo is not complete; `TransactionEnded`.
+    pub fn end_rolled_back(&self, txn: &Txn) -> Result<()> {
+        self.poison.check()?;
+        let wrote = {
+            let mut core = txn.core.lock();
+            if matches!(core.state, State::Committed | State::RolledBack) {
+                return Err(txn.ended_error());
+            }
+            if !core.undo_next.is_null() {
+                return Err(Error::internal("TXN-CLR: End before the undo is complete").with_txn(txn.id()));
+            }
+            if core.first.is_null() {
+                core.state = State::RolledBack;
+                // A change may have been refused before its record.
+                self.unlist(txn);
+            }
+            core.first.some().is_some()
+        };
+        if wrote {
+            self.append_plain(txn, RecordKind::End, None)?;
+            self.trace.emit(|| Event::TxnEnd { txn: txn.id() });
+        }
+        self.finish(txn);
+        self.counters.rolled_back.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Runs `f` as a nested top action: what it logs stays, even if the transaction rolls back (a dummy CLR
+    /// at its end jumps over it). If `f` fails, or panics, what it logged is undone and nothing stays. No
+    /// latch and no credit held.
+    /// `f` takes no savepoints.
+    ///
+    /// # Errors
+    /// Those of `f`; `LogFull`, `NoSpace`; `Poisoned`.
+    pub fn nested_top_action<T>(&self, txn: &Txn, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.poison.check()?;
+        // The dummy CLR must not fail for want of space once the action is done.
+        let mut reserve = self.log().credit(END_BYTES, false)?.take(END_BYTES);
+        let (before, last) = {
+            let core = txn.core.lock();
+            (core.undo_next, core.last)
+        };
+        let result = catch_unwind(AssertUnwindSafe(f));
+        let result = match result {
+            Ok(Ok(value)) if txn.core.lock().last == last => Ok(value),
+            Ok(Ok(value)) => self
+                .until_space(|| self.log().credit_from(&mut reserve, END_BYTES))
+                .and_then(|mut c| self.append_plain_with(txn, RecordKind::DummyClr, Some(before), &mut c))
+                .map(|_| value),
+            Ok(Err(e)) => self.undo_to(txn, before).and(Err(e)),
+            Err(panic) => {
+                // If this fails too the engine is poisoned, and the panic is the better message.
+                let _ = self.undo_to(txn, before);
+                self.log().give_back(reserve);
+                resume_unwind(panic)
+            }
+        };
+        self.log().give_back(reserve);
+        result
+    }
+
+    /// Repeats `take` until the device has room for a rollback (or the engine is poisoned): rollback waits in
+    /// a named state instead of failing. No latch held.
+    pub(crate) fn until_space<T>(&self, mut take: impl FnMut() -> Result<T>) -> Result<T> {
+        match take() {
+            Err(e) if e.kind() == ErrorKind::NoSpace => {}
+            done => return done,
+        }
+        self.counters.rollbacks_waiting_for_space.fetch_add(1, Ordering::Relaxed);
+        let done = loop {
+            self.space.wait(std::time::Duration::from_millis(20));
+            if let Err(e) = self.poison.check() {
+                break Err(e);
+            }
+            match take() {
+                Err(e) if e.kind() == ErrorKind::NoSpace => {}
+                done => break done,
+            }
+        };
+        self.counters.rollbacks_waiting_for_space.fetch_sub(1, Ordering::Relaxed);
+        done
+    }
+}
+
+/// What a panic said.
+fn panic_text(p: &(dyn std::any::Any + Send)) -> &str {
+    p.downcast_ref::<&str>()
+        .copied()
+        .or_else(|| p.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,125 @@
+//! Snapshots, the horizon, and what is given up below it.
+use super::bench::*;
+use crate::*;
+use hamal_error::ErrorKind;
+use hamal_page::*;
+use hamal_trace::{ForceReason, Trace};
+
+fn committed(b: &Bench, n: u64, value: u64) -> (TxnId, Lsn) {
+    let t = b.begin();
+    b.set(&t, 0, n, value).unwrap();
+    (t.id(), b.commit(&t).timestamp)
+}
+
+#[test]
+fn nothing_is_given_up_that_a_snapshot_or_the_durable_horizon_needs() {
+    let b = Bench::new();
+    let (id, ts) = committed(&b, 1, 5);
+    // Visible, not durable: a read snapshot taken now must not see it, so the version stays (T19).
+    b.m.collect();
+    assert!(!b.m.settled(id) && b.m.versions().count() == 1);
+    assert_eq!(b.get(&b.m.snapshot().unwrap().view(), 0, 1), Some(0));
+    let old = b.m.snapshot().unwrap();
+    b.m.log().force(ts, ForceReason::Asked).unwrap();
+    b.m.collect();
+    assert!(b.m.horizon() <= old.lsn() && !b.m.settled(id));
+    assert_eq!(b.get(&old.view(), 0, 1), Some(0));
+    drop(old);
+    let writer = b.begin();
+    b.m.collect();
+    assert!(b.m.settled(id) && b.m.versions().count() == 0 && b.m.versions().bytes() == 0);
+    assert_eq!(b.m.stats().statuses, 0);
+    assert_eq!(b.m.status(id), Status::Settled);
+    // A writer's snapshot counts as well.
+    let (id2, ts2) = committed(&b, 1, 6);
+    b.m.log().force(ts2, ForceReason::Asked).unwrap();
+    b.m.collect();
+    assert!(!b.m.settled(id2));
+    assert_eq!(b.get(&writer.view(), 0, 1), Some(5));
+    assert_eq!(b.set(&writer, 0, 1, 7).unwrap_err().kind(), ErrorKind::Conflict);
+    b.rollback(&writer);
+    b.m.collect();
+    assert!(b.m.settled(id2) && b.m.versions().count() == 0);
+}
+
+#[test]
+fn a_writers_snapshot_is_at_or_above_the_horizon() {
+    let b = Bench::new();
+    committed(&b, 1, 5);
+    // Records that commit nothing move the durable LSN past the last commit.
+    let t = b.begin();
+    b.set(&t, 0, 2, 5).unwrap();
+    b.m.log().force(b.m.log().tail(), ForceReason::Asked).unwrap();
+    b.rollback(&t);
+    b.m.collect();
+    let w = b.begin();
+    assert!(w.snapshot() >= b.m.horizon());
+    b.commit(&w);
+}
+
+#[test]
+fn chains_show_each_snapshot_its_state() {
+    let b = Bench::new();
+    let mut snapshots = vec![(b.m.snapshot().unwrap(), 0)];
+    for v in 1..6 {
+        let (_, ts) = committed(&b, 1, v * 10);
+        snapshots.push((b.m.snapshot_after(ts).unwrap(), v * 10));
+    }
+    let t = b.begin();
+    b.set(&t, 0, 1, 99).unwrap();
+    for round in 0..2 {
+        for (s, v) in &snapshots {
+            assert_eq!(b.get(&s.view(), 0, 1), Some(*v));
+        }
+        if round == 0 {
+            b.rollback(&t);
+        }
+        b.m.collect();
+    }
+    while let Some((s, v)) = snapshots.pop() {
+        assert_eq!(b.get(&s.view(), 0, 1), Some(v));
+        drop(s);
+        b.m.collect();
+    }
+    assert_eq!(b.m.versions().count(), 0);
+}
+
+#[test]
+fn the_version_budget_is_kept_and_names_the_remedy() {
+    let b = Bench::with(TxnOptions { version_budget: 2000, ..txn_options() }, Trace::silent());
+    let old = b.m.snapshot().unwrap();
+    let mut made = 0;
+    let e = loop {
+        let t = b.begin();
+        match b.set(&t, 0, 1, made) {
+            Ok(()) => {
+                b.commit(&t).ticket.wait().unwrap();
+                made += 1;
+            }
+            Err(e) => {
+                b.rollback(&t);
+                break e;
+            }
+        }
+    };
+    assert_eq!(e.kind(), ErrorKind::VersionBudget);
+    assert!(e.help().unwrap().contains("snapshots") && made > 5);
+    assert!(b.m.versions().bytes() <= 2000);
+    drop(old);
+    let t = b.begin();
+    b.set(&t, 0, 1, 1).unwrap();
+    b.commit(&t);
+    assert!(b.m.versions().count() <= 1);
+}
+
+#[test]
+fn collection_comes_with_commits() {
+    let b = Bench::new();
+    for i in 0..200 {
+        committed(&b, i % 8, i);
+        if i % 10 == 0 {
+            b.m.log().force(b.m.log().tail(), ForceReason::Asked).unwrap();
+        }
+    }
+    assert!(b.m.stats().statuses < 150);
+}

@@ -1,0 +1,304 @@
+//! One transaction.
+//!
+//! Two locks. The *operation lock* is held by the call in progress, so a transaction does one thing at a
+//! time. The *small mutex* around [`Core`] is held from before a record of the transaction is reserved until
+//! first, last, undoNext and state are stored (TXN-ATT, trap T6): a checkpoint that takes it sees every
+//! record reserved before its begin record.
+use crate::horizon::{Horizon, Now};
+use crate::versions::VersionKey;
+use hamal_error::{Error, ErrorKind, Poison, Result};
+use hamal_page::{Lsn, TreeId, TxnId};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::cell::Cell;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How far a transaction has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Live,
+    RollingBack,
+    Committed,
+    RolledBack,
+}
+
+/// What the small mutex guards: the transaction's entry in the active transaction table.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) state: State,
+    /// LSN of the first record, null before.
+    pub(crate) first: Lsn,
+    /// lastLSN.
+    pub(crate) last: Lsn,
+    /// undoNextLSN.
+    pub(crate) undo_next: Lsn,
+    /// Log space held for the CLRs of a rollback.
+    pub(crate) undo_reserve: u64,
+    /// Log space held for Commit, or for Abort and End.
+    pub(crate) end_reserve: u64,
+    /// What the checkpoint said a loser had reserved; not held, recovery ignores the log's limit.
+    pub(crate) adopted_reserve: u64,
+    /// A resource manager's undo is running: it may not log undoable changes.
+    pub(crate) undoing: bool,
+    /// Valid savepoints, ascending, and the number of the next.
+    pub(crate) savepoints: Vec<u64>,
+    pub(crate) next_savepoint: u64,
+}
+
+/// A write transaction: its entry in the active transaction table.
+pub struct Txn {
+    number: u64,
+    snapshot: Lsn,
+    id: AtomicU64,
+    pub(crate) core: Mutex<Core>,
+    op: Mutex<()>,
+    /// Committed or rolled back; set before the waiters are woken.
+    ended: AtomicBool,
+    doomed: AtomicBool,
+    /// Number of the thread that made the last call.
+    owner: AtomicU64,
+    /// Raised at the end and at each partial rollback; what waiters wait for.
+    turn: AtomicU64,
+    turn_mutex: Mutex<()>,
+    turned: Condvar,
+    /// The live writer that this transaction last met under a latch, and that writer's turn at that moment.
+    met: Mutex<Option<(TxnId, u64)>>,
+    /// Trees registered with; true means exclusively.
+    pub(crate) trees: Mutex<Vec<(TreeId, bool)>>,
+    /// Keys of the version store that hold an entry of this transaction.
+    pub(crate) pushed: Mutex<Vec<VersionKey>>,
+    snapshot_open: AtomicBool,
+    horizon: Arc<Horizon>,
+    poison: Arc<Poison>,
+    me: Weak<Txn>,
+}
+
+/// The operation lock of a transaction, held by the call in progress.
+#[derive(Debug)]
+pub struct OpGuard<'t> {
+    _op: MutexGuard<'t, ()>,
+}
+
+/// A point to roll back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Savepoint {
+    pub(crate) txn: u64,
+    pub(crate) undo_next: Lsn,
+    pub(crate) depth: u64,
+}
+
+/// A number of the calling thread, never zero.
+pub(crate) fn this_thread() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local!(static ME: Cell<u64> = const { Cell::new(0) });
+    ME.with(|m| {
+        if m.get() == 0 {
+            m.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        m.get()
+    })
+}
+
+impl Txn {
+    /// A transaction that has written nothing, its snapshot registered.
+    pub(crate) fn begin(number: u64, horizon: &Arc<Horizon>, poison: &Arc<Poison>) -> Arc<Txn> {
+        let snapshot = horizon.open(Now::Visible);
+        let t = Self::new(number, snapshot, true, horizon, poison);
+        t.owner.store(this_thread(), Ordering::Relaxed);
+        t
+    }
+
+    /// A transaction without a registered snapshot, and of no thread: a loser of recovery.
+    pub(crate) fn loser(number: u64, horizon: &Arc<Horizon>, poison: &Arc<Poison>) -> Arc<Txn> {
+        Self::new(number, Lsn::NULL, false, horizon, poison)
+    }
+
+    fn new(number: u64, snapshot: Lsn, open: bool, horizon: &Arc<Horizon>, poison: &Arc<Poison>) -> Arc<Txn> {
+        Arc::new_cyclic(|me| Txn {
+            number,
+            snapshot,
+            id: AtomicU64::new(0),
+            core: Mutex::new(Core {
+                state: State::Live,
+                first: Lsn::NULL,
+                last: Lsn::NULL,
+                undo_next: Lsn::NULL,
+                undo_reserve: 0,
+                end_reserve: 0,
+                adopted_reserve: 0,
+                undoing: false,
+                savepoints: Vec::new(),
+                next_savepoint: 0,
+            }),
+            op: Mutex::new(()),
+            ended: AtomicBool::new(false),
+            doomed: AtomicBool::new(false),
+            owner: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            turn_mutex: Mutex::new(()),
+            turned: Condvar::new(),
+            met: Mutex::new(None),
+            trees: Mutex::new(Vec::new()),
+            pushed: Mutex::new(Vec::new()),
+            snapshot_open: AtomicBool::new(open),
+            horizon: horizon.clone(),
+            poison: poison.clone(),
+            me: me.clone(),
+        })
+    }
+
+    /// Its id; none before its first record.
+    pub fn id(&self) -> TxnId {
+        TxnId(self.id.load(Ordering::Acquire))
+    }
+    /// A number for messages, given at begin, unique within a run.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+    /// Its snapshot: it sees what committed at or below this timestamp, and its own changes.
+    pub fn snapshot(&self) -> Lsn {
+        self.snapshot
+    }
+    /// What it sees now: its snapshot and its own changes. To be taken anew after its first change.
+    pub fn view(&self) -> crate::View {
+        crate::View { snapshot: self.snapshot, own: self.id() }
+    }
+    /// Takes the operation lock and checks that the transaction is live: every public call does this first.
+    /// Remembers the calling thread (a wait for a transaction of one's own thread is an error, T27). Not
+    /// re-entrant.
+    ///
+    /// # Errors
+    /// `TransactionEnded`, `Poisoned`.
+    pub fn enter(&self) -> Result<OpGuard<'_>> {
+        let guard = self.enter_to_end()?;
+        if self.is_doomed() {
+            return Err(Error::new(
+                ErrorKind::TransactionEnded,
+                format!("{} was ended by the engine", self.name()),
+            )
+            .with_help("It was the oldest writer and kept the log from being released. Run it again"));
+        }
+        Ok(guard)
+    }
+    /// As [`Txn::enter`], but lets a doomed transaction through: for the call that rolls it back.
+    ///
+    /// # Errors
+    /// `TransactionEnded`, `Poisoned`.
+    pub fn enter_to_end(&self) -> Result<OpGuard<'_>> {
+        let guard = self.op.lock();
+        self.entered(guard)
+    }
+    /// As [`Txn::enter_to_end`], or `None` if a call is in progress: for the thread that rolls back another's
+    /// transaction.
+    ///
+    /// # Errors
+    /// `TransactionEnded`, `Poisoned`.
+    pub fn try_enter_to_end(&self) -> Result<Option<OpGuard<'_>>> {
+        self.op.try_lock().map(|g| self.entered(g)).transpose()
+    }
+    fn entered<'t>(&self, guard: MutexGuard<'t, ()>) -> Result<OpGuard<'t>> {
+        self.poison.check()?;
+        if self.is_ended() {
+            return Err(self.ended_error());
+        }
+        self.owner.store(this_thread(), Ordering::Relaxed);
+        Ok(OpGuard { _op: guard })
+    }
+    /// Dooms the transaction: from now on it can only be rolled back.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+    /// Whether it is doomed.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
+    }
+    /// Whether it has committed or is rolled back.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+    /// Whether this transaction has registered with the tree, in any mode.
+    pub fn is_registered(&self, tree: TreeId) -> bool {
+        self.trees.lock().iter().any(|(t, _)| *t == tree)
+    }
+
+    pub(crate) fn ended_error(&self) -> Error {
+        Error::new(ErrorKind::TransactionEnded, format!("{} has ended", self.name()))
+    }
+    /// How messages call it.
+    pub(crate) fn name(&self) -> String {
+        match self.id() {
+            TxnId::NONE => format!("transaction #{}", self.number),
+            id => format!("transaction #{} ({id})", self.number),
+        }
+    }
+    pub(crate) fn arc(&self) -> Option<Arc<Txn>> {
+        self.me.upgrade()
+    }
+    pub(crate) fn owner(&self) -> u64 {
+        self.owner.load(Ordering::Relaxed)
+    }
+    pub(crate) fn set_id(&self, id: TxnId) {
+        self.id.store(id.0, Ordering::Release);
+    }
+
+    // ---- waiting for this transaction ----
+
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::SeqCst)
+    }
+    /// Remembers, under the page's latch, that `holder` has the record. A rollback of the holder past the
+    /// record needs that latch, and turns only afterwards: waiting for a turn above this one misses no wake.
+    pub(crate) fn meet(&self, holder: &Txn) {
+        *self.met.lock() = Some((holder.id(), holder.turn()));
+    }
+    /// The turn remembered for `holder`.
+    pub(crate) fn take_met(&self, holder: TxnId) -> Option<u64> {
+        self.met.lock().take().filter(|(id, _)| *id == holder).map(|(_, turn)| turn)
+    }
+    /// Wakes who waits. The mutex is only passed through: a waiter between its look at the turn and its sleep
+    /// holds it.
+    pub(crate) fn wake(&self) {
+        self.turn.fetch_add(1, Ordering::SeqCst);
+        drop(self.turn_mutex.lock());
+        self.turned.notify_all();
+    }
+    /// Sleeps until the turn is no longer `turn`, at most for `time`. Whether it has turned.
+    pub(crate) fn await_turn(&self, turn: u64, time: Duration) -> bool {
+        let mut m = self.turn_mutex.lock();
+        if self.turn() == turn {
+            self.turned.wait_for(&mut m, time);
+        }
+        self.turn() != turn
+    }
+
+    // ---- the end ----
+
+    pub(crate) fn set_ended(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+    pub(crate) fn close_snapshot(&self) {
+        if self.snapshot_open.swap(false, Ordering::AcqRel) {
+            self.horizon.close(self.snapshot);
+        }
+    }
+}
+
+impl Drop for Txn {
+    fn drop(&mut self) {
+        // Only a transaction that wrote nothing and was never ended still has it open.
+        self.close_snapshot();
+    }
+}
+
+impl fmt::Debug for Txn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Txn")
+            .field("number", &self.number)
+            .field("id", &self.id())
+            .field("snapshot", &self.snapshot)
+            .field("ended", &self.is_ended())
+            .finish_non_exhaustive()
+    }
+}
