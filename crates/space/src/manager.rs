@@ -1,0 +1,183 @@
+//! The operations on a map page: what normal work and redo both run, and their description.
+use crate::{OP_CLEAR, OP_INIT, OP_MAPS, OP_SET, bits};
+use hamal_buffer::{ApplyError, Applying, PageOps};
+use hamal_error::{Error, ErrorKind, Result};
+use hamal_log::Record;
+use hamal_page::{PageId, header};
+use hamal_txn::{Compensated, ResourceManager, UndoCtx};
+use std::fmt;
+use std::ops::Range;
+
+/// Page kind of a map page.
+pub(crate) const KIND_MAP: u8 = 1;
+
+/// The redo half and description of the space maps (registered under [`SPACE_RM`](crate::SPACE_RM)); nothing
+/// of it is ever undone: an allocation is either part of the record that links the page, or owned by a
+/// garbage row.
+#[derive(Debug, Default)]
+pub struct SpaceManager;
+
+/// The bit numbers of a payload.
+fn numbers(payload: &[u8]) -> std::result::Result<impl Iterator<Item = u32>, ApplyError> {
+    let (chunks, rest) = payload.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err(ApplyError(format!("a list of bits has {} bytes", payload.len())));
+    }
+    Ok(chunks.iter().map(|c| u32::from_le_bytes(*c)))
+}
+
+impl PageOps for SpaceManager {
+    fn apply(
+        &self,
+        at: &Applying,
+        op: u8,
+        payload: &[u8],
+        page: &mut [u8],
+    ) -> std::result::Result<(), ApplyError> {
+        if page.len() <= bits::FIRST || header::kind(page) != KIND_MAP {
+            return Err(ApplyError(format!("page {} is no map page", at.page)));
+        }
+        let to = match op {
+            OP_SET | OP_INIT => true,
+            OP_CLEAR => false,
+            OP_MAPS => return set_map_pages(at.page, payload, page),
+            _ => return Err(ApplyError(format!("unknown space operation {op}"))),
+        };
+        // Bit 0 is the map page itself: set for ever. A bit that has its new value already means that two
+        // records allocate, or free, the same page (SPACE-1).
+        for bit in numbers(payload)? {
+            if (bit == 0 && !to) || !bits::flip(page, bit, to) {
+                return Err(ApplyError(format!(
+                    "bit {bit} of map page {} cannot be {}",
+                    at.page,
+                    if to { "set" } else { "cleared" }
+                )));
+            }
+        }
+        if op == OP_INIT && !bits::get(page, 0) {
+            return Err(ApplyError(format!("map page {} is made without its own bit", at.page)));
+        }
+        if op == OP_INIT && at.page == PageId(0) {
+            page[bits::COUNT_AT..bits::COUNT_AT + 8].copy_from_slice(&1u64.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn hole(&self, page: &[u8]) -> Range<usize> {
+        let used = page.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1).max(bits::FIRST);
+        used.min(page.len())..page.len()
+    }
+}
+
+/// Map page 0: there is one map page more.
+fn set_map_pages(id: PageId, payload: &[u8], page: &mut [u8]) -> std::result::Result<(), ApplyError> {
+    let Ok(bytes) = <[u8; 8]>::try_from(payload) else {
+        return Err(ApplyError("the number of map pages is no u64".into()));
+    };
+    let (old, new) = (bits::map_pages(page), u64::from_le_bytes(bytes));
+    if id != PageId(0) || old.checked_add(1) != Some(new) {
+        return Err(ApplyError(format!("page {id} counts {old} map pages, not one less than {new}")));
+    }
+    page[bits::COUNT_AT..bits::COUNT_AT + 8].copy_from_slice(&bytes);
+    Ok(())
+}
+
+impl ResourceManager for SpaceManager {
+    fn name(&self) -> &str {
+        "space"
+    }
+    fn version(&self) -> u32 {
+        1
+    }
+    fn undo(&self, record: &Record, _: UndoCtx<'_>) -> Result<Compensated> {
+        Err(Error::new(ErrorKind::ResourceManager, "SPACE-2: a change of a space map is never undone")
+            .with_lsn(record.lsn)
+            .with_txn(record.txn))
+    }
+    fn describe(&self, op: u8, payload: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
+        // An initialisation's payload may come with the six bytes of the page header before it.
+        let payload = match payload.get(6..) {
+            Some(bits) if op == OP_INIT && payload.len() % 4 == 2 => bits,
+            _ => payload,
+        };
+        match op {
+            OP_SET => f.write_str("allocate bits")?,
+            OP_CLEAR => f.write_str("free bits")?,
+            OP_INIT => f.write_str("new map page, bits")?,
+            OP_MAPS => {
+                return match <[u8; 8]>::try_from(payload) {
+                    Ok(b) => write!(f, "map pages {}", u64::from_le_bytes(b)),
+                    Err(_) => f.write_str("map pages ?"),
+                };
+            }
+            _ => return write!(f, "space operation {op}?"),
+        }
+        let Ok(list) = numbers(payload) else { return f.write_str(" ?") };
+        // A run is one word: bulk loads free and allocate hundreds of neighbours.
+        let mut list = list.peekable();
+        while let Some(first) = list.next() {
+            let mut last = first;
+            while let Some(next) = list.next_if(|n| Some(*n) == last.checked_add(1)) {
+                last = next;
+            }
+            if last == first { write!(f, " {first}")? } else { write!(f, " {first}-{last}")? }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SPACE_RM;
+    use hamal_page::{Lsn, TreeId, TxnId};
+
+    fn page(id: u64) -> Vec<u8> {
+        let mut p = vec![0u8; 4096];
+        hamal_page::init(&mut p, PageId(id), SPACE_RM, KIND_MAP, TreeId(0));
+        p
+    }
+    fn apply(id: u64, op: u8, bits: &[u32], page: &mut [u8]) -> std::result::Result<(), ApplyError> {
+        let payload: Vec<u8> = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
+        let at = Applying { lsn: Lsn(1), txn: TxnId::NONE, page: PageId(id) };
+        SpaceManager.apply(&at, op, &payload, page)
+    }
+
+    #[test]
+    fn bits_change_exactly_once() {
+        let mut p = page(0);
+        apply(0, OP_INIT, &[0, 1, 2], &mut p).unwrap();
+        assert_eq!(bits::map_pages(&p), 1);
+        apply(0, OP_SET, &[9, 3], &mut p).unwrap();
+        assert!(apply(0, OP_SET, &[3], &mut p.clone()).is_err(), "set twice");
+        assert!(apply(0, OP_CLEAR, &[4], &mut p.clone()).is_err(), "cleared, was clear");
+        assert!(apply(0, OP_CLEAR, &[0], &mut p.clone()).is_err(), "its own bit");
+        assert!(apply(0, OP_SET, &[(4096 - 64) * 8], &mut p.clone()).is_err(), "beyond the page");
+        apply(0, OP_CLEAR, &[1, 9], &mut p).unwrap();
+        assert_eq!((0..40).filter(|b| bits::get(&p, *b)).collect::<Vec<_>>(), [0, 2, 3]);
+    }
+
+    #[test]
+    fn apply_and_describe_are_total() {
+        let at = Applying { lsn: Lsn(1), txn: TxnId::NONE, page: PageId(0) };
+        for op in 0..=255u8 {
+            for len in 0..20 {
+                let payload = vec![op ^ len as u8; len];
+                for mut p in [page(0), vec![0u8; 4096], vec![0u8; 64], vec![0xffu8; 4096]] {
+                    let _ = SpaceManager.apply(&at, op, &payload, &mut p);
+                    let hole = SpaceManager.hole(&p);
+                    assert!(hole.end <= p.len() && p[hole].iter().all(|b| *b == 0));
+                }
+                SpaceManager.describe(op, &payload, &mut String::new()).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn descriptions_fold_runs() {
+        let mut s = String::new();
+        let payload: Vec<u8> = [1u32, 2, 3, 7].iter().flat_map(|b| b.to_le_bytes()).collect();
+        SpaceManager.describe(OP_SET, &payload, &mut s).unwrap();
+        assert_eq!(s, "allocate bits 1-3 7");
+    }
+}

@@ -1,0 +1,351 @@
+//! The free-space manager: finding, reserving and counting pages.
+use crate::manager::KIND_MAP;
+use crate::{OP_INIT, OP_MAPS, Reservation, SPACE_RM, bits, map_of, pages_per_map};
+use hamal_buffer::{ExclusivePage, PageEdit, Pin, Pool, Stop};
+use hamal_error::{Error, ErrorKind, Result};
+use hamal_log::Whole;
+use hamal_page::{PageId, header};
+use hamal_txn::TxnManager;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+/// Log bytes of a map record beside its payload, generously.
+const RECORD_OVERHEAD: u64 = 256;
+
+/// The free-space manager of an open database.
+///
+/// Order of its locks: `search`, then the latch of a map page, then `state`. `search` is taken only by
+/// callers without a latch; `state` is held for a few instructions and nothing is waited for under it, so
+/// callers that hold latches may take it.
+pub struct Space {
+    txns: Arc<TxnManager>,
+    /// Held by the one thread that looks for free pages, grows the file or makes a map page.
+    search: Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// One entry for each map page: no bit below it is both clear and unreserved (SPACE-3). Empty before the
+    /// number of map pages was read.
+    hints: Vec<u32>,
+    /// Pages that a change not logged yet is going to allocate.
+    reserved: BTreeSet<PageId>,
+}
+
+impl fmt::Debug for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Space").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Space {
+    /// Over a pool whose file holds (or will hold) a database. Reads nothing yet.
+    pub fn new(txns: Arc<TxnManager>) -> Space {
+        Space { txns, search: Mutex::new(()), state: Mutex::new(State::default()) }
+    }
+
+    fn pool(&self) -> &Pool {
+        self.txns.pool()
+    }
+
+    /// Logs the first map page of a new database, with the bits of `first` pages set (at least the map page's
+    /// own).
+    ///
+    /// # Errors
+    /// As a logged change; `InvalidArgument` if one map page cannot speak of `first` pages.
+    pub fn bootstrap(&self, first: u32) -> Result<()> {
+        let first = first.max(1);
+        if u64::from(first) > pages_per_map(self.pool().page_size()) {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("{first} pages to begin with")));
+        }
+        let _search = self.search.lock();
+        let set: Vec<u32> = (0..first).collect();
+        self.pool().grow_to(u64::from(first))?;
+        let payload = init_payload(&set);
+        let mut credit = self.pool().credit(payload.len() as u64 + RECORD_OVERHEAD, 0, 1, false)?;
+        let mut page = self.pool().create(PageId(0))?;
+        let edit = PageEdit { page: &mut page, op: OP_INIT, whole: Whole::Init, payload: &payload };
+        self.txns.structure(None, SPACE_RM, &mut [edit], &mut credit)?;
+        self.state.lock().hints = vec![first];
+        Ok(())
+    }
+
+    /// Reserves `n` pages, lowest first; grows the file and makes map pages if need be. The caller holds no
+    /// latch, and better no credit either: making a map page takes credit of its own.
+    ///
+    /// # Errors
+    /// `NoSpace` (not sticky, nothing stays reserved), `Poisoned`, `LogFull`; as a page read.
+    pub fn reserve(&self, n: usize) -> Result<Reservation<'_>> {
+        let mut got = Reservation { space: self, pages: Vec::with_capacity(n), pins: Vec::new() };
+        if n == 0 {
+            return Ok(got);
+        }
+        let _search = self.search.lock();
+        let mut map = 0;
+        while got.pages.len() < n {
+            if map == self.map_pages()? {
+                self.make_map(map)?;
+            }
+            self.search_map(map, n, &mut got)?;
+            map += 1;
+        }
+        if let Some(last) = got.pages.last() {
+            self.pool().grow_to(last.0 + 1)?;
+        }
+        Ok(got)
+    }
+
+    /// Reserves free pages of one map page until `n` are there; pins the map page if it gave any.
+    fn search_map<'s>(&'s self, map: u64, n: usize, got: &mut Reservation<'s>) -> Result<()> {
+        let (i, first) = (map as usize, self.map_id(map));
+        if self.state.lock().hints.get(i).is_some_and(|h| *h >= self.per_map() as u32) {
+            return Ok(());
+        }
+        let pin = self.pool().fetch(first)?;
+        // Bits and reservations are looked at in one section (SPACE-1): whoever reserved a page sets its bit
+        // under the exclusive latch and only then gives the reservation up.
+        let page = self.map_page(first)?;
+        let mut state = self.state.lock();
+        let mut from = state.hints.get(i).copied().unwrap_or(0);
+        let before = got.pages.len();
+        while got.pages.len() < n {
+            let Some(bit) = bits::next_clear(&page, from) else {
+                from = bits::len(&page);
+                break;
+            };
+            let id = PageId(first.0 + u64::from(bit));
+            if state.reserved.insert(id) {
+                got.pages.push(id);
+            }
+            from = bit + 1;
+        }
+        if let Some(h) = state.hints.get_mut(i) {
+            *h = from;
+        }
+        drop(state);
+        drop(page);
+        if got.pages.len() > before {
+            got.pins.push(pin);
+        }
+        Ok(())
+    }
+
+    /// Logs map page number `map`, the next one: its own bit set, and counted in map page 0. Under `search`.
+    fn make_map(&self, map: u64) -> Result<()> {
+        let id = self.map_id(map);
+        self.pool().grow_to(id.0 + 1)?;
+        let (init, count) = (init_payload(&[0]), (map + 1).to_le_bytes());
+        let _pin = self.pool().fetch(PageId(0))?;
+        let mut credit =
+            self.pool().credit((init.len() + count.len()) as u64 + RECORD_OVERHEAD, 0, 2, false)?;
+        // Nobody else can reach the new page, so its latch comes first without harm.
+        let mut page = self.pool().create(id)?;
+        let mut zero = match self.pool().try_exclusive(PageId(0)) {
+            Ok(p) => p,
+            Err(Stop::Error(e)) => return Err(e),
+            Err(Stop::Need(need)) => {
+                return Err(Error::internal(format!("SPACE: a pinned map page needs {need:?}")));
+            }
+        };
+        let mut edits = [
+            PageEdit { page: &mut page, op: OP_INIT, whole: Whole::Init, payload: &init },
+            PageEdit { page: &mut zero, op: OP_MAPS, whole: Whole::No, payload: &count },
+        ];
+        self.txns.structure(None, SPACE_RM, &mut edits, &mut credit)?;
+        // Before the latch of map page 0 is released, so that nobody reads the old number and stores it over
+        // this one.
+        self.state.lock().hints.push(1);
+        Ok(())
+    }
+
+    /// Pins the map pages of `pages`, so that they can be latched in a section that frees these pages.
+    ///
+    /// # Errors
+    /// As a page read.
+    pub fn pin_maps(&self, pages: &[PageId]) -> Result<Vec<Pin<'_>>> {
+        let maps: BTreeSet<PageId> = pages.iter().map(|p| map_of(*p, self.pool().page_size()).0).collect();
+        maps.into_iter().map(|m| self.pool().fetch(m)).collect()
+    }
+
+    /// Latches the map pages of `pages`, ascending, last of all latches; returns each guard with the payload
+    /// (bit numbers) for [`OP_SET`](crate::OP_SET) or [`OP_CLEAR`](crate::OP_CLEAR).
+    ///
+    /// # Errors
+    /// `Need::Page` if one is not in memory.
+    pub fn latch_maps(
+        &self,
+        pages: &[PageId],
+    ) -> std::result::Result<Vec<(ExclusivePage<'_>, Vec<u8>)>, Stop> {
+        let mut maps: BTreeMap<PageId, BTreeSet<u32>> = BTreeMap::new();
+        for p in pages {
+            let (map, bit) = map_of(*p, self.pool().page_size());
+            if !maps.entry(map).or_default().insert(bit) || bit == 0 {
+                return Err(Error::internal(format!("SPACE-1: page {p} named twice, or a map page")).into());
+            }
+        }
+        let mut out = Vec::with_capacity(maps.len());
+        for (map, bits) in maps {
+            let page = self.pool().try_exclusive(map)?;
+            out.push((page, bits.iter().flat_map(|b| b.to_le_bytes()).collect()));
+        }
+        Ok(out)
+    }
+
+    /// Says that these pages were freed by a logged record: they can be reserved at once. Latches may be
+    /// held.
+    pub fn freed(&self, pages: &[PageId]) {
+        let mut state = self.state.lock();
+        for p in pages {
+            self.lower_hint(&mut state, *p);
+        }
+    }
+
+    /// These reserved pages have their bits set now.
+    pub(crate) fn settle(&self, pages: &[PageId]) {
+        let mut state = self.state.lock();
+        for p in pages {
+            state.reserved.remove(p);
+        }
+    }
+
+    /// These reserved pages are free again.
+    pub(crate) fn give_back(&self, pages: &[PageId]) {
+        if pages.is_empty() {
+            return;
+        }
+        let mut state = self.state.lock();
+        for p in pages {
+            state.reserved.remove(p);
+            self.lower_hint(&mut state, *p);
+        }
+    }
+
+    fn lower_hint(&self, state: &mut State, page: PageId) {
+        let (map, bit) = map_of(page, self.pool().page_size());
+        if let Some(h) = state.hints.get_mut((map.0 / self.per_map()) as usize) {
+            *h = bit.min(*h);
+        }
+    }
+
+    /// Whether the page's bit is set. Pages that no map page speaks of are not allocated.
+    ///
+    /// # Errors
+    /// As a page read.
+    pub fn is_allocated(&self, page: PageId) -> Result<bool> {
+        let (map, bit) = map_of(page, self.pool().page_size());
+        if map.0 / self.per_map() >= self.map_pages()? {
+            return Ok(false);
+        }
+        Ok(bits::get(&self.map_page(map)?, bit))
+    }
+
+    /// Number of allocated pages (map pages included) and pages of the file.
+    ///
+    /// # Errors
+    /// As a page read.
+    pub fn usage(&self) -> Result<(u64, u64)> {
+        let mut used = 0;
+        for map in 0..self.map_pages()? {
+            used += bits::count(&self.map_page(self.map_id(map))?);
+        }
+        Ok((used, self.pool().file_pages()))
+    }
+
+    /// Calls `f` with every allocated page, ascending, no latch held.
+    ///
+    /// # Errors
+    /// As a page read, or as `f`.
+    pub fn each_allocated(&self, f: &mut dyn FnMut(PageId) -> Result<()>) -> Result<()> {
+        for map in 0..self.map_pages()? {
+            let first = self.map_id(map);
+            let copy = self.map_page(first)?.to_vec();
+            let mut bit = bits::next_set(&copy, 0);
+            while let Some(b) = bit {
+                f(PageId(first.0 + u64::from(b)))?;
+                bit = bits::next_set(&copy, b + 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of the last allocated page: the file can be cut there after a checkpoint (better by
+    /// [`Space::shrink`], which knows what is being allocated).
+    ///
+    /// # Errors
+    /// As a page read.
+    pub fn high_water(&self) -> Result<PageId> {
+        for map in (0..self.map_pages()?).rev() {
+            let first = self.map_id(map);
+            if let Some(bit) = bits::last_set(&self.map_page(first)?) {
+                return Ok(PageId(first.0 + u64::from(bit) + 1));
+            }
+        }
+        Ok(PageId(0))
+    }
+
+    /// Cuts the data file behind the last page that is allocated or reserved, with reservations held off
+    /// meanwhile. Called after a published checkpoint (what frees the pages must not need redo). No latch
+    /// held. Returns the pages that the file has now.
+    ///
+    /// # Errors
+    /// As a page read; a failed cut poisons.
+    pub fn shrink(&self) -> Result<u64> {
+        let _search = self.search.lock();
+        // Reservations first, then bits: a page leaves the one only after it has entered the other, and
+        // `search` keeps new reservations away, so no page is missed in both.
+        let reserved = self.state.lock().reserved.last().map_or(0, |p| p.0 + 1);
+        let end = self.high_water()?.0.max(reserved);
+        if end < self.pool().file_pages() {
+            self.pool().shrink_to(end)?;
+        }
+        Ok(self.pool().file_pages())
+    }
+
+    fn per_map(&self) -> u64 {
+        pages_per_map(self.pool().page_size())
+    }
+
+    fn map_id(&self, map: u64) -> PageId {
+        PageId(map * self.per_map())
+    }
+
+    /// Map page `id` under a shared latch, checked to be one.
+    fn map_page(&self, id: PageId) -> Result<hamal_buffer::SharedPage<'_>> {
+        let page = self.pool().shared(id)?;
+        if header::rm(&page) != SPACE_RM || header::kind(&page) != KIND_MAP {
+            let what = format!("a space map was expected, found manager {}", header::rm(&page));
+            return Err(Error::new(ErrorKind::PageCorrupt, what).with_page(id));
+        }
+        Ok(page)
+    }
+
+    /// The number of map pages; read from map page 0 on first use (after redo, so that it is current).
+    fn map_pages(&self) -> Result<u64> {
+        let known = self.state.lock().hints.len();
+        if known > 0 {
+            return Ok(known as u64);
+        }
+        let page = self.map_page(PageId(0))?;
+        let n = bits::map_pages(&page);
+        // A page id is below 2^63 / page size: anything else is no number that this code wrote.
+        if n == 0 || n.saturating_mul(self.per_map()) > i64::MAX as u64 / self.pool().page_size() as u64 {
+            let what = format!("map page 0 counts {n} map pages");
+            return Err(Error::new(ErrorKind::PageCorrupt, what).with_page(PageId(0)));
+        }
+        let mut state = self.state.lock();
+        if state.hints.is_empty() {
+            state.hints = vec![1; n as usize];
+        }
+        Ok(state.hints.len() as u64)
+    }
+}
+
+/// The payload of an initialisation: manager, kind, tree, bits.
+fn init_payload(set: &[u32]) -> Vec<u8> {
+    let mut p = vec![SPACE_RM.0, KIND_MAP, 0, 0, 0, 0];
+    p.extend(set.iter().flat_map(|b| b.to_le_bytes()));
+    p
+}
