@@ -1,0 +1,193 @@
+//! Scans: leaf by leaf, from fence to fence. All rows of a leaf are resolved under one hold of its shared latch (T18); the
+//! next leaf is found from the root, by the fence that was left through, so splits and merges in between neither hide a
+//! row nor show one twice (BTREE-9).
+use super::codec::Sound;
+use super::descend::{Target, corrupt, node};
+use super::node::Node;
+use super::read::raw;
+use super::{Bound, Btree, Direction, Entry, Tree};
+use hamal_error::Result;
+use hamal_txn::View;
+
+/// Where a scan stands between two leaves.
+enum Place {
+    /// Forward: at or above the key.
+    From(Vec<u8>),
+    /// Reverse: at or below the key.
+    Down(Vec<u8>),
+    /// Reverse: strictly below the key.
+    Below(Vec<u8>),
+    /// Reverse: at the end.
+    Last,
+}
+
+impl Place {
+    fn target(&self) -> Target<'_> {
+        match self {
+            Place::From(k) | Place::Down(k) => Target::At(k),
+            Place::Below(k) => Target::Below(k),
+            Place::Last => Target::Last,
+        }
+    }
+}
+
+/// What is asked for.
+struct Want<'a> {
+    view: &'a View,
+    tree: Tree,
+    low: Bound<'a>,
+    high: Bound<'a>,
+    limit: usize,
+}
+
+fn above(key: &[u8], low: Bound<'_>) -> bool {
+    match low {
+        Bound::Included(l) => key >= l,
+        Bound::Excluded(l) => key > l,
+        Bound::Unbounded => true,
+    }
+}
+fn below(key: &[u8], high: Bound<'_>) -> bool {
+    match high {
+        Bound::Included(h) => key <= h,
+        Bound::Excluded(h) => key < h,
+        Bound::Unbounded => true,
+    }
+}
+
+/// The slots of a leaf that lie within the bounds.
+fn slots(leaf: &Node<'_>, low: Bound<'_>, high: Bound<'_>) -> Sound<std::ops::Range<usize>> {
+    let at = |key: &[u8], behind: bool| -> Sound<usize> {
+        // A bound outside the fences takes in, or leaves out, all slots.
+        if key < leaf.lower() {
+            return Ok(0);
+        }
+        if !leaf.contains(key) {
+            return Ok(leaf.count());
+        }
+        Ok(match leaf.search(key)? {
+            Ok(i) => i + usize::from(behind),
+            Err(i) => i,
+        })
+    };
+    let from = match low {
+        Bound::Included(k) => at(k, false)?,
+        Bound::Excluded(k) => at(k, true)?,
+        Bound::Unbounded => 0,
+    };
+    let to = match high {
+        Bound::Included(k) => at(k, true)?,
+        Bound::Excluded(k) => at(k, false)?,
+        Bound::Unbounded => leaf.count(),
+    };
+    Ok(from..to.max(from))
+}
+
+impl Btree {
+    #[allow(clippy::too_many_arguments, reason = "the bounds of a scan are what they are")]
+    pub(crate) fn scan_rows(
+        &self,
+        view: &View,
+        tree: Tree,
+        low: Bound<'_>,
+        high: Bound<'_>,
+        direction: Direction,
+        limit: usize,
+        out: &mut Vec<Entry>,
+    ) -> Result<bool> {
+        let want = Want { view, tree, low, high, limit: out.len().saturating_add(limit.max(1)) };
+        // No key is longer than the longest: a longer bound is cut, and what is left of it lies just below it.
+        let max = self.limits().max_key;
+        let cut = |k: &[u8]| k[..k.len().min(max)].to_vec();
+        let mut place = match (direction, low, high) {
+            (Direction::Forward, Bound::Included(k) | Bound::Excluded(k), _) => Place::From(cut(k)),
+            (Direction::Forward, Bound::Unbounded, _) => Place::From(Vec::new()),
+            (Direction::Reverse, _, Bound::Excluded(k)) if k.len() <= max => {
+                if k.is_empty() {
+                    return Ok(false);
+                }
+                Place::Below(k.to_vec())
+            }
+            (Direction::Reverse, _, Bound::Included(k) | Bound::Excluded(k)) => Place::Down(cut(k)),
+            (Direction::Reverse, _, Bound::Unbounded) => Place::Last,
+        };
+        loop {
+            let next = self.pages_only(|| {
+                let page = self.shared_leaf(tree, place.target())?;
+                let leaf = node(tree, page.id(), &page)?;
+                let before = out.len();
+                let next = match direction {
+                    Direction::Forward => self.leaf_forward(&want, &leaf, out),
+                    Direction::Reverse => self.leaf_reverse(&want, &leaf, out),
+                };
+                next.map_err(|b| {
+                    out.truncate(before);
+                    corrupt(page.id(), b).into()
+                })
+            })?;
+            match next {
+                Step::End => return Ok(false),
+                Step::Full => return Ok(true),
+                Step::Go(p) => place = p,
+            }
+        }
+    }
+
+    fn leaf_forward(&self, want: &Want<'_>, leaf: &Node<'_>, out: &mut Vec<Entry>) -> Sound<Step> {
+        for slot in slots(leaf, want.low, want.high)? {
+            if out.len() >= want.limit {
+                return Ok(Step::Full);
+            }
+            self.take_row(want, leaf, slot, out)?;
+        }
+        match leaf.upper() {
+            Some(upper) if below(upper, want.high) => {
+                if out.len() >= want.limit {
+                    Ok(Step::Full)
+                } else {
+                    Ok(Step::Go(Place::From(upper.to_vec())))
+                }
+            }
+            _ => Ok(Step::End),
+        }
+    }
+
+    fn leaf_reverse(&self, want: &Want<'_>, leaf: &Node<'_>, out: &mut Vec<Entry>) -> Sound<Step> {
+        for slot in slots(leaf, want.low, want.high)?.rev() {
+            if out.len() >= want.limit {
+                return Ok(Step::Full);
+            }
+            self.take_row(want, leaf, slot, out)?;
+        }
+        // Keys of the next leaf are below the lower fence, strictly: it is done unless one of them can be above the bound.
+        let lower = leaf.lower();
+        let more = match want.low {
+            Bound::Included(k) | Bound::Excluded(k) => k < lower,
+            Bound::Unbounded => !lower.is_empty(),
+        };
+        match more {
+            false => Ok(Step::End),
+            true if out.len() >= want.limit => Ok(Step::Full),
+            true => Ok(Step::Go(Place::Below(lower.to_vec()))),
+        }
+    }
+
+    fn take_row(&self, want: &Want<'_>, leaf: &Node<'_>, slot: usize, out: &mut Vec<Entry>) -> Sound<()> {
+        let (key, record) = (leaf.key(slot)?, leaf.leaf(slot)?);
+        debug_assert!(above(&key, want.low) && below(&key, want.high), "BTREE-9");
+        if let Some(value) = self.resolve(want.view, want.tree, &key, &record, raw) {
+            out.push(Entry { key, value });
+        }
+        Ok(())
+    }
+}
+
+/// How a scan goes on after a leaf.
+enum Step {
+    /// There is nothing more.
+    End,
+    /// There may be more, but enough was collected.
+    Full,
+    /// On to the next leaf.
+    Go(Place),
+}

@@ -1,0 +1,251 @@
+//! Writing rows: put, remove, and the check of the conflict rule.
+//!
+//! The order is always the same (T25): credit, room for an older version, latches, the log. Whatever is missing ends the
+//! latched section with a need; everything is let go, the credit included, the need is met, and the write begins anew.
+//! Each round meets a need that somebody had to meet anyway, so there is progress, if not for this writer, then for the
+//! one it lost against.
+use super::descend::{Latched, Target, corrupt, node};
+use super::node::{LeafRecord, leaf_cost};
+use super::ops::code;
+use super::ops::leaf::{self, Bytes};
+use super::ops::undo::{Former, encode_absent, encode_former};
+use super::read::{find, raw, value_of, version_of};
+use super::{Btree, RawValue, Tree};
+use crate::BTREE_RM;
+use hamal_buffer::{Need, OpCredit, PageEdit, Stop};
+use hamal_error::{Error, ErrorKind, Result};
+use hamal_log::Whole;
+use hamal_page::TxnId;
+use hamal_txn::{Txn, Version};
+
+/// What is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Write<'a> {
+    /// The row gets this value.
+    Put(Bytes<'a>),
+    /// The row becomes a ghost.
+    Remove,
+}
+
+/// An upper bound of the log bytes of a record, from the bytes of its payloads and undo and its number of pages.
+pub(crate) const fn record_bytes(payload: usize, pages: usize) -> u64 {
+    (96 + 48 * pages + payload) as u64
+}
+
+/// An upper bound of the log bytes of the CLR that undoes a change which replaced `former` bytes of value.
+pub(crate) const fn clr_bytes(former: usize) -> u64 {
+    record_bytes(16 + former, 1)
+}
+
+/// Undo reserve of a change: its CLR and a little, so that a rollback that finds the device full has what it needs.
+const fn undo_reserve(former: usize) -> u64 {
+    clr_bytes(former) + 64
+}
+
+/// A logged change of a row, put together under the latch.
+struct RowChange {
+    op: u8,
+    payload: Vec<u8>,
+    undo: Vec<u8>,
+    reserve: u64,
+    /// The older version to push.
+    version: Option<Version>,
+    /// What the row was.
+    former: Option<RawValue>,
+}
+
+impl Btree {
+    pub(crate) fn check_key(&self, key: &[u8]) -> Result<()> {
+        let max = self.limits().max_key;
+        if key.len() > max {
+            let m = format!("a key of {} bytes; the longest with this page size has {max}", key.len());
+            return Err(Error::new(ErrorKind::InvalidArgument, m));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_value(&self, value: &Bytes<'_>) -> Result<()> {
+        let max = self.limits().max_inline;
+        if value.bytes.len() > max {
+            let m = format!("an inline value of {} bytes; the longest has {max}", value.bytes.len());
+            return Err(Error::new(ErrorKind::InvalidArgument, m));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_row(
+        &self,
+        txn: &Txn,
+        tree: Tree,
+        key: &[u8],
+        write: Write<'_>,
+    ) -> Result<Option<RawValue>> {
+        self.check_key(key)?;
+        let mut len = 0;
+        if let Write::Put(value) = &write {
+            self.check_value(value)?;
+            len = value.bytes.len();
+        }
+        let worst = self.limits().max_inline;
+        let bytes = record_bytes(2 * key.len() + len + worst + 64, 1);
+        // Only a change that replaces another transaction's state needs room in the version store. If there is none now,
+        // that is an error only when such a change is met.
+        let mut admitted = self.txns().versions().admit(worst + 1).is_ok();
+        loop {
+            let mut credit = self.pool().credit(bytes, undo_reserve(worst), 1, false)?;
+            let mut room = 0;
+            let done =
+                self.paged(|| self.try_write(txn, tree, key, &write, admitted, &mut room, &mut credit));
+            drop(credit);
+            match done {
+                Ok(former) => {
+                    if matches!(write, Write::Remove) && former.is_some() {
+                        self.queue_ghost(tree, key, txn.id());
+                    }
+                    return Ok(former);
+                }
+                Err(Stop::Error(e)) => return Err(e),
+                Err(Stop::Need(Need::Transaction(holder))) => self.txns().wait_for(txn, holder)?,
+                Err(Stop::Need(Need::Room)) => self.make_room(tree, key, room)?,
+                Err(Stop::Need(Need::Credit)) => {
+                    self.txns().versions().admit(worst + 1)?;
+                    admitted = true;
+                }
+                Err(Stop::Need(need)) => {
+                    return Err(Error::internal(format!("a write of a row needs {need:?}")));
+                }
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a latched section gets all that was taken before it")]
+    fn try_write(
+        &self,
+        txn: &Txn,
+        tree: Tree,
+        key: &[u8],
+        write: &Write<'_>,
+        admitted: bool,
+        room: &mut usize,
+        credit: &mut OpCredit<'_>,
+    ) -> Latched<Option<RawValue>> {
+        let mut page = self.exclusive_leaf(tree, key)?;
+        let leaf = node(tree, page.id(), &page)?;
+        let broken = |b| Stop::Error(corrupt(page.id(), b));
+        let found = leaf.search(key).map_err(broken)?;
+        let change = match (found, write) {
+            (Err(_), Write::Remove) => return Ok(None),
+            (Err(slot), Write::Put(value)) => {
+                let suffix = leaf.suffix_of(key).map_err(broken)?;
+                let cost = leaf_cost(suffix.len(), value.bytes.len());
+                if cost > leaf.free() {
+                    *room = cost;
+                    return Err(Need::Room.into());
+                }
+                RowChange {
+                    op: code::INSERT,
+                    payload: leaf::encode_insert(slot, key, *value),
+                    undo: encode_absent(tree),
+                    reserve: undo_reserve(0),
+                    version: None,
+                    former: None,
+                }
+            }
+            (Ok(slot), _) => {
+                let record = leaf.leaf(slot).map_err(broken)?;
+                self.txns().check_write(txn, record.word.writer())?;
+                if matches!(write, Write::Remove) && record.word.ghost() {
+                    return Ok(None);
+                }
+                if let Write::Put(value) = write {
+                    let more = value.bytes.len().saturating_sub(record.allot);
+                    if more > leaf.free() {
+                        *room = more;
+                        return Err(Need::Room.into());
+                    }
+                }
+                self.change_of(txn, tree, key, slot, &record, write, admitted)?
+            }
+        };
+        let edit = PageEdit { page: &mut page, op: change.op, whole: Whole::No, payload: &change.payload };
+        self.txns().update(txn, BTREE_RM, &mut [edit], &change.undo, change.reserve, credit)?;
+        if let Some(version) = change.version {
+            self.txns().versions().push(txn, BTREE_RM, tree.id.0, key, version);
+        }
+        Ok(change.former)
+    }
+
+    /// The change of a record that is there. V goes on as long as the writer is the same; a new writer pushes what it
+    /// replaces, unless that is a ghost that everybody sees (BTREE-7).
+    #[allow(clippy::too_many_arguments, reason = "as `try_write`")]
+    fn change_of(
+        &self,
+        txn: &Txn,
+        tree: Tree,
+        key: &[u8],
+        slot: usize,
+        record: &LeafRecord<'_>,
+        write: &Write<'_>,
+        admitted: bool,
+    ) -> Latched<RowChange> {
+        let (word, own) = (record.word, txn.id());
+        let foreign = own.is_none() || word.writer() != own;
+        let push = foreign && !(word.ghost() && self.settled(word.writer()));
+        if push && !admitted {
+            return Err(Need::Credit.into());
+        }
+        let older = if foreign { push } else { word.older() };
+        let former = Bytes { chain: record.chain, bytes: record.value };
+        let (op, payload, kept, reserve) = match write {
+            Write::Put(value) => {
+                let payload = leaf::encode_update(slot, older, *value);
+                (code::UPDATE, payload, Some(former), undo_reserve(former.bytes.len()))
+            }
+            Write::Remove => (code::MARK_GHOST, leaf::encode_mark_ghost(slot, older), None, undo_reserve(0)),
+        };
+        Ok(RowChange {
+            op,
+            payload,
+            undo: encode_former(tree, own, key, &Former { word, value: kept }),
+            reserve,
+            version: push.then(|| version_of(record)),
+            former: (!word.ghost()).then(|| raw(value_of(record))),
+        })
+    }
+
+    /// Whether everybody sees what `writer` wrote, for ever.
+    pub(crate) fn settled(&self, writer: TxnId) -> bool {
+        writer.is_none() || self.txns().settled(writer)
+    }
+
+    pub(crate) fn check_row_of(&self, txn: &Txn, tree: Tree, key: &[u8]) -> Result<()> {
+        self.check_key(key)?;
+        loop {
+            let done = self.paged(|| {
+                let page = self.shared_leaf(tree, Target::At(key))?;
+                let leaf = node(tree, page.id(), &page)?;
+                match find(&leaf, key).map_err(|b| corrupt(page.id(), b))? {
+                    Some((_, record)) => self.txns().check_write(txn, record.word.writer()),
+                    None => Ok(()),
+                }
+            });
+            match done {
+                Ok(()) => return Ok(()),
+                Err(Stop::Error(e)) => return Err(e),
+                Err(Stop::Need(Need::Transaction(holder))) => self.txns().wait_for(txn, holder)?,
+                Err(Stop::Need(need)) => {
+                    return Err(Error::internal(format!("a check of a row needs {need:?}")));
+                }
+            }
+        }
+    }
+
+    /// Room for `need` more bytes in the leaf of a key: by a purge, if that gives a good deal of it, else by a split.
+    pub(crate) fn make_room(&self, tree: Tree, key: &[u8], need: usize) -> Result<()> {
+        let enough = (self.pool().page_size() / 16).max(need);
+        if self.purge_leaf(tree, key)? >= enough {
+            return Ok(());
+        }
+        self.split(tree, key, need)
+    }
+}
