@@ -1,0 +1,134 @@
+//! Taking a checkpoint: six steps, none of which stops a writer.
+//!
+//! The order of the steps is the proof (docs/invariants/checkpoint.md):
+//! 1. append the begin record at B, publish B, full fence;
+//! 2. scan transactions and frames: the tables and the redo point R;
+//! 3. sync the data file: every page write that had completed before the scan is durable;
+//! 4. append the tables in chunks and the end record, force the log;
+//! 5. write the other slot of the control file, sync: now R counts;
+//! 6. release the log below what both slots need.
+
+use crate::{CheckpointData, CheckpointEnd, Chunk, Control, ControlFile};
+use hamal_error::Result;
+use hamal_log::{Log, RecordKind, RecordSpec, TxnRef};
+use hamal_page::{Lsn, RmId};
+use hamal_trace::{Event, ForceReason, Trace};
+use hamal_txn::TxnManager;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Bytes that a record of the log takes beside its data, at most.
+const RECORD_OVERHEAD: u64 = 64;
+
+/// What a checkpoint did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointReport {
+    /// LSN of the begin record.
+    pub begin: Lsn,
+    /// LSN after the end record.
+    pub end: Lsn,
+    /// The redo point.
+    pub redo: Lsn,
+    /// Dirty pages in the table.
+    pub dirty_pages: usize,
+    /// Transactions in the table.
+    pub active: usize,
+    /// The log is needed from here on.
+    pub keep_from: Lsn,
+}
+
+/// Takes checkpoints, one at a time.
+#[derive(Debug)]
+pub struct Checkpointer {
+    txns: Arc<TxnManager>,
+    trace: Trace,
+    control: Mutex<ControlFile>,
+}
+
+impl Checkpointer {
+    /// Over an open control file.
+    pub fn new(txns: Arc<TxnManager>, control: ControlFile, trace: Trace) -> Checkpointer {
+        Checkpointer { txns, trace, control: Mutex::new(control) }
+    }
+
+    /// What the control file says now.
+    pub fn current(&self) -> Control {
+        self.control.lock().current().clone()
+    }
+
+    fn append(&self, log: &Log, kind: RecordKind, data: &[u8]) -> Result<(Lsn, Lsn)> {
+        let spec =
+            RecordSpec { kind, rm: RmId(0), txn: TxnRef::None, prev: Lsn::NULL, blocks: &[], undo: data };
+        // Checkpoints may go beyond the log's limit: they are what makes room in it.
+        let mut credit = log.credit(data.len() as u64 + RECORD_OVERHEAD, true)?;
+        let a = log.append(&spec, &mut credit)?;
+        Ok((a.lsn, a.end))
+    }
+
+    /// Takes a checkpoint. Writers go on; a second caller waits for the first.
+    ///
+    /// # Errors
+    /// `NoSpace` before anything was decided (not sticky); a failed write or sync poisons.
+    pub fn checkpoint(&self) -> Result<CheckpointReport> {
+        let mut control = self.control.lock();
+        let pool = self.txns.pool();
+        let log = self.txns.log();
+        log.poisoned().check()?;
+        let last = control.current().clone();
+
+        // Step 1 (CKP-1). Whoever appends a record below B has set its recLSN and its table entry before reserving, and
+        // the reservation of B is a later step on the same atomic tail.
+        let (begin, _) = self.append(log, RecordKind::CheckpointBegin, &[])?;
+        pool.publish_checkpoint(begin);
+        self.trace.emit(|| Event::CheckpointBegin { lsn: begin });
+
+        // Step 2 (CKP-2): transactions first or frames first does not matter; both after B is published.
+        let att = self.txns.att();
+        let scan = pool.scan_dirty(begin, last.redo);
+        let redo = scan.redo;
+        let data = CheckpointData { dpt: scan.pages, att };
+        self.trace.emit(|| Event::CheckpointScan { redo, dirty: data.dpt.len() });
+
+        // Step 3 (CKP-3): between the scan and the publication of R, never earlier.
+        let data_pages = pool.file_pages();
+        pool.sync_data()?;
+        self.trace.emit(|| Event::CheckpointSync);
+
+        // Step 4 (CKP-4).
+        let chunk_bytes = log.options().max_record / 2;
+        for chunk in Chunk::cut(&data, begin, chunk_bytes) {
+            self.append(log, RecordKind::CheckpointChunk, &chunk)?;
+        }
+        let tables = CheckpointEnd { begin, redo, dpt: data.dpt.len() as u64, att: data.att.len() as u64 };
+        let (_, end) = self.append(log, RecordKind::CheckpointEnd, &tables.encode())?;
+        log.force(end, ForceReason::Checkpoint)?;
+
+        // Step 5: the one write that makes the checkpoint count. A transaction in the table pins the log from its first
+        // record even if it has committed since: its commit record may be lost in a crash (T41).
+        let keep_from = data.att.iter().map(|e| Lsn(e.txn.0)).fold(redo, Lsn::min);
+        let next =
+            Control { checkpoint_begin: begin, checkpoint_end: end, redo, keep_from, data_pages, ..last };
+        let slot = control.write(next).map_err(|e| log.poison(e))?;
+        let sequence = control.current().sequence;
+        self.trace.emit(|| Event::ControlWrite { sequence, slot });
+
+        // Step 6 (CKP-5).
+        log.truncate(control.keep_from())?;
+        let report = CheckpointReport {
+            begin,
+            end,
+            redo,
+            dirty_pages: data.dpt.len(),
+            active: data.att.len(),
+            keep_from: control.keep_from(),
+        };
+        self.trace.emit(|| Event::CheckpointEnd {
+            begin,
+            end,
+            redo,
+            att: report.active,
+            dpt: report.dirty_pages,
+        });
+        Ok(report)
+    }
+}
