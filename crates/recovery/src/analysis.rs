@@ -1,0 +1,205 @@
+//! Analysis: one forward pass that rebuilds the two tables as they were at the end of the log.
+//!
+//! From the redo point R on it notes, page by page, which records name the page (redo needs them, and looks for
+//! whole-page records from R on, whatever recLSN says: T42). From the begin-checkpoint record B on it follows the
+//! transactions and the dirty pages; the checkpoint's own tables, which speak of a moment after B, are merged in at its
+//! end record, and never override what was seen after B (T6: ended stays ended, the newer lastLSN wins).
+
+use crate::ProgressFn;
+use crate::restart::step;
+use hamal_checkpoint::{CheckpointData, CheckpointEnd, Chunk, Control};
+use hamal_error::{Error, ErrorKind, Result};
+use hamal_log::{LogReader, Record, RecordKind, Whole};
+use hamal_page::{Lsn, PageId, TxnId};
+use hamal_trace::{Event, Phase, SkipReason, Trace};
+use hamal_txn::AttEntry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// What redo has to do for one page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageRedo {
+    /// recLSN: from the checkpoint's dirty page table, or the first record after B; null if the page is in no table.
+    pub rec: Lsn,
+    /// The newest whole-page record in [R, end], and what it is.
+    pub whole: Option<(Lsn, Whole)>,
+    /// Records that name the page in [R, end], from the newest whole-page record on.
+    pub records: Vec<Lsn>,
+    /// Records before the newest whole-page record: only counted.
+    pub superseded: u64,
+}
+
+/// The result of analysis.
+#[derive(Clone, Debug, Default)]
+pub struct Analysis {
+    /// Every page named in [R, end].
+    pub pages: BTreeMap<PageId, PageRedo>,
+    /// Transactions that had not ended, as of the end of the log.
+    pub losers: Vec<AttEntry>,
+    /// Records read.
+    pub records: u64,
+    /// Whether anything but checkpoint records follows the checkpoint that analysis started from.
+    pub needs_checkpoint: bool,
+}
+
+impl Analysis {
+    /// Pages that redo has to look at.
+    pub fn dirty_pages(&self) -> u64 {
+        self.pages.values().filter(|p| !p.rec.is_null()).count() as u64
+    }
+    /// Whether the log ends with a checkpoint whose tables are empty.
+    pub fn is_clean(&self) -> bool {
+        !self.needs_checkpoint && self.losers.is_empty() && self.dirty_pages() == 0
+    }
+}
+
+/// The active transaction table while it is rebuilt.
+#[derive(Default)]
+struct TransactionTable {
+    live: HashMap<TxnId, AttEntry>,
+    /// Ended after B: an entry of the checkpoint's table does not revive them.
+    ended: HashSet<TxnId>,
+}
+
+impl TransactionTable {
+    fn see(&mut self, r: &Record, trace: &Trace) {
+        let end = |t: &mut Self, why| {
+            t.live.remove(&r.txn);
+            t.ended.insert(r.txn);
+            trace.emit(|| Event::AttDelete { txn: r.txn, why });
+        };
+        match r.kind {
+            RecordKind::Commit => end(self, "commit"),
+            RecordKind::End => end(self, "end"),
+            _ => {
+                let e = self.live.entry(r.txn).or_insert(AttEntry {
+                    txn: r.txn,
+                    last: r.lsn,
+                    undo_next: r.lsn,
+                    undo_reserve: 0,
+                });
+                e.last = r.lsn;
+                // A CLR's prev is undoNextLSN: what it compensates is not undone again.
+                e.undo_next =
+                    if matches!(r.kind, RecordKind::Clr | RecordKind::DummyClr) { r.prev } else { r.lsn };
+                let e = *e;
+                trace.emit(|| Event::AttSet { txn: e.txn, last: e.last, undo_next: e.undo_next });
+            }
+        }
+    }
+
+    fn merge(&mut self, entry: AttEntry, trace: &Trace) {
+        if self.ended.contains(&entry.txn) {
+            return;
+        }
+        let e = self.live.entry(entry.txn).or_insert(entry);
+        if entry.last > e.last {
+            *e = entry;
+        }
+        let e = *e;
+        trace.emit(|| Event::AttSet { txn: e.txn, last: e.last, undo_next: e.undo_next });
+    }
+}
+
+/// Reads the log from R to `end`.
+///
+/// # Errors
+/// `LogCorrupt` if a record cannot be read, or if the checkpoint that the control file names is not whole.
+pub fn analyse(
+    reader: &mut LogReader,
+    control: &Control,
+    end: Lsn,
+    trace: &Trace,
+    progress: &mut ProgressFn<'_>,
+) -> Result<Analysis> {
+    let (from, begin) = (control.redo, control.checkpoint_begin);
+    let mut a = Analysis::default();
+    let mut table = TransactionTable::default();
+    let mut tables = CheckpointData::default();
+    let mut complete = None;
+    let mut at = from;
+    let mut next_report = from.0;
+    while at < end {
+        let Some(r) = reader.read(at)? else { break };
+        at = r.end;
+        a.records += 1;
+        if r.lsn.0 >= next_report {
+            step(progress, Phase::Analysis, r.lsn.0 - from.0, end.0 - from.0)?;
+            next_report = r.lsn.0 + (4 << 20);
+        }
+        trace.emit(|| Event::AnalysisRecord { lsn: r.lsn, kind: r.kind.name(), txn: r.txn });
+
+        for b in &r.blocks {
+            note_block(a.pages.entry(b.page).or_default(), &r, b.page, b.whole, begin, trace);
+        }
+        if r.lsn < begin {
+            continue;
+        }
+        match r.kind {
+            RecordKind::CheckpointBegin => {}
+            RecordKind::CheckpointChunk => match Chunk::decode(r.undo()).map_err(|e| e.with_lsn(r.lsn))? {
+                (of, Chunk::Dpt(d)) if of == begin => tables.dpt.extend(d),
+                (of, Chunk::Att(t)) if of == begin => tables.att.extend(t),
+                _ => {} // of a later checkpoint that is not complete as far as the control file knows
+            },
+            RecordKind::CheckpointEnd => {
+                let e = CheckpointEnd::decode(r.undo()).map_err(|e| e.with_lsn(r.lsn))?;
+                if e.begin == begin {
+                    if (tables.dpt.len() as u64, tables.att.len() as u64) != (e.dpt, e.att) || e.redo != from
+                    {
+                        return Err(incomplete(r.lsn));
+                    }
+                    complete = Some(r.lsn);
+                    // Merged now, not at B: whatever was seen since B is newer.
+                    for entry in std::mem::take(&mut tables.att) {
+                        table.merge(entry, trace);
+                    }
+                    for (page, rec) in std::mem::take(&mut tables.dpt) {
+                        let p = a.pages.entry(page).or_default();
+                        if p.rec.is_null() || rec < p.rec {
+                            p.rec = rec;
+                        }
+                        trace.emit(|| Event::DptAdd { page, rec_lsn: rec });
+                    }
+                }
+            }
+            _ => a.needs_checkpoint = true,
+        }
+        if !r.txn.is_none() {
+            table.see(&r, trace);
+        }
+    }
+    if complete.is_none() {
+        return Err(incomplete(begin));
+    }
+    a.losers = table.live.into_values().collect();
+    a.losers.sort_by_key(|e| e.txn);
+    let losers: Vec<TxnId> = a.losers.iter().map(|e| e.txn).collect();
+    trace.emit(|| Event::AnalysisEnd { losers: &losers, dirty: a.dirty_pages() as usize, redo: from });
+    Ok(a)
+}
+
+/// Notes that a record names a page.
+fn note_block(p: &mut PageRedo, r: &Record, page: PageId, whole: Whole, begin: Lsn, trace: &Trace) {
+    if whole != Whole::No {
+        // Whole-page records supersede what came before, wherever recLSN points (T42).
+        for lsn in &p.records {
+            let (lsn, why) = (*lsn, SkipReason::OlderThanImage);
+            trace.emit(|| Event::RedoSkip { lsn, page, why, rec_lsn: p.rec, page_lsn: Lsn::NULL });
+        }
+        p.superseded += p.records.len() as u64;
+        p.records.clear();
+        p.whole = Some((r.lsn, whole));
+    }
+    p.records.push(r.lsn);
+    if r.lsn >= begin && p.rec.is_null() {
+        p.rec = r.lsn;
+        trace.emit(|| Event::DptAdd { page, rec_lsn: r.lsn });
+    }
+}
+
+fn incomplete(lsn: Lsn) -> Error {
+    Error::new(ErrorKind::LogCorrupt, "the checkpoint that the control file names is not whole in the log")
+        .with_file("wal")
+        .with_lsn(lsn)
+        .with_help("Restore from a backup; the log and the control file do not belong together")
+}

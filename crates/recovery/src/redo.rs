@@ -1,0 +1,194 @@
+//! Redo: repeats history, page by page.
+//!
+//! Each page is redone with its whole list of records at once (REC-2): it may be imaged or written by the pool only when
+//! all of them are applied, so a crash in redo never leaves an image that hides a record (T2). Which page comes first
+//! does not matter: every record is redone on each of its pages separately. Ascending order reads the data file
+//! forward.
+//!
+//! The test of the paper, in the order in which it is cheap:
+//! 1. the page is not in the dirty page table: skip, the page is not read;
+//! 2. a later whole-page record holds it: skip;
+//! 3. LSN < recLSN (and no whole-page record): skip, the page is not read for it;
+//! 4. pageLSN >= LSN: skip;
+//! 5. apply.
+
+use crate::restart::step;
+use crate::{Analysis, PageRedo, ProgressFn, RecoveryReport, RestartContext};
+use hamal_buffer::RedoPage;
+use hamal_error::{Error, ErrorKind, Result};
+use hamal_log::{LogReader, Record, Whole};
+use hamal_page::{Lsn, PageId, header};
+use hamal_trace::{Event, Phase, SkipReason};
+
+/// Redoes every page of the analysis.
+///
+/// # Errors
+/// `PageCorrupt` for a damaged page without a whole-page record in reach (corruption, by the lemma of rule W),
+/// `LogBehindPages` for a page newer than the log, `LogCorrupt`, I/O errors, `Cancelled`.
+pub fn redo(
+    ctx: &mut RestartContext<'_>,
+    analysis: &Analysis,
+    report: &mut RecoveryReport,
+    progress: &mut ProgressFn<'_>,
+) -> Result<()> {
+    let pool = ctx.txns.pool().clone();
+    let total = analysis.pages.len() as u64;
+    pool.begin_redo(ctx.control.redo);
+    if let Some((&last, _)) = analysis.pages.last_key_value() {
+        pool.grow_to(last.0 + 1)?;
+    }
+    prove_log_not_behind(ctx, analysis)?;
+    for (n, (&page, todo)) in analysis.pages.iter().enumerate() {
+        if n % 256 == 0 {
+            step(progress, Phase::Redo, n as u64, total)?;
+        }
+        report.skipped.add(SkipReason::OlderThanImage, todo.superseded);
+        if todo.rec.is_null() && ctx.bypass {
+            skip_all(ctx, report, page, todo, SkipReason::PageNotInDpt);
+            continue;
+        }
+        match todo.whole {
+            Some((_, Whole::Free)) => skip_all(ctx, report, page, todo, SkipReason::PageFreed),
+            Some((lsn, _)) => {
+                let mut target = pool.redo_page(page, false)?;
+                report.pages_rebuilt += 1;
+                ctx.trace.emit(|| Event::RedoImage { page, lsn, torn: false });
+                for &lsn in &todo.records {
+                    apply(ctx, report, &mut target, page, lsn)?;
+                }
+                // T42: the page's own version on disk may be torn, so the log is needed from the whole-page record on.
+                target.set_dirty(lsn);
+            }
+            None => redo_onto_disk_version(ctx, report, page, todo)?,
+        }
+    }
+    pool.end_redo();
+    step(progress, Phase::Redo, total, total)
+}
+
+/// Redo of a page without a whole-page record in the log: onto the version on disk.
+fn redo_onto_disk_version(
+    ctx: &mut RestartContext<'_>,
+    report: &mut RecoveryReport,
+    page: PageId,
+    todo: &PageRedo,
+) -> Result<()> {
+    // Without a way past the operating system's cache, what was read may not be on the device: everything named is
+    // treated as dirty whatever its pageLSN says, so that it is written and synced again (T4).
+    let rec = if ctx.bypass { todo.rec } else { todo.records.first().copied().unwrap_or(todo.rec) };
+    let (early, late) = todo.records.split_at(todo.records.partition_point(|lsn| *lsn < rec));
+    for &lsn in early {
+        note_skip(ctx, report, lsn, page, SkipReason::LsnBelowRecLsn, rec, Lsn::NULL);
+    }
+    if late.is_empty() {
+        return Ok(()); // in the table, but nothing in the log is newer than recLSN
+    }
+    let pool = ctx.txns.pool().clone();
+    let mut target = pool.redo_page(page, true)?;
+    report.pages_read += 1;
+    let mut first_applied = None;
+    for &lsn in late {
+        let page_lsn = target.page_lsn();
+        if page_lsn >= lsn {
+            note_skip(ctx, report, lsn, page, SkipReason::PageLsnNotBelowLsn, rec, page_lsn);
+            continue;
+        }
+        let former = apply(ctx, report, &mut target, page, lsn)?;
+        if first_applied.is_none() && former > page_lsn {
+            // The record says what pageLSN it was made on. A page that is older lost a write (T32).
+            return Err(Error::new(
+                ErrorKind::PageCorrupt,
+                format!("a write of the page was lost: its pageLSN is {page_lsn}, but the log goes on from {former}"),
+            )
+            .with_file("data")
+            .with_page(page)
+            .with_lsn(lsn)
+            .with_help("Restore the page from a backup"));
+        }
+        first_applied.get_or_insert(lsn);
+    }
+    match first_applied {
+        Some(lsn) => target.set_dirty(lsn),
+        None if !ctx.bypass => target.set_dirty(rec),
+        None => {}
+    }
+    Ok(())
+}
+
+/// Applies the record at `lsn` to the page; returns the pageLSN that the record was made on.
+fn apply(
+    ctx: &mut RestartContext<'_>,
+    report: &mut RecoveryReport,
+    target: &mut RedoPage<'_>,
+    page: PageId,
+    lsn: Lsn,
+) -> Result<Lsn> {
+    let record = read(&mut ctx.reader, lsn)?;
+    let i = record.blocks.iter().position(|b| b.page == page).ok_or_else(|| {
+        Error::internal("REC-3: a record listed for a page does not name it").with_lsn(lsn).with_page(page)
+    })?;
+    let before = target.page_lsn();
+    let b = &record.blocks[i];
+    target.apply(record.lsn, record.txn, record.rm, b.op, b.whole, record.payload(i))?;
+    report.redone += 1;
+    ctx.trace.emit(|| Event::RedoApply { lsn, page, page_lsn_before: before });
+    Ok(b.former)
+}
+
+fn read(reader: &mut LogReader, lsn: Lsn) -> Result<Record> {
+    match reader.read(lsn)? {
+        Some(r) if r.lsn == lsn => Ok(r),
+        _ => Err(Error::new(ErrorKind::LogCorrupt, "a record that analysis read is gone").with_lsn(lsn)),
+    }
+}
+
+fn skip_all(
+    ctx: &RestartContext<'_>,
+    report: &mut RecoveryReport,
+    page: PageId,
+    todo: &PageRedo,
+    why: SkipReason,
+) {
+    for &lsn in &todo.records {
+        note_skip(ctx, report, lsn, page, why, todo.rec, Lsn::NULL);
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the operands of one decision")]
+fn note_skip(
+    ctx: &RestartContext<'_>,
+    report: &mut RecoveryReport,
+    lsn: Lsn,
+    page: PageId,
+    why: SkipReason,
+    rec_lsn: Lsn,
+    page_lsn: Lsn,
+) {
+    report.skipped.add(why, 1);
+    ctx.trace.emit(|| Event::RedoSkip { lsn, page, why, rec_lsn, page_lsn });
+}
+
+/// Nothing may be appended before every page named in [R, end] has been looked at: a pageLSN at or beyond the end
+/// proves that the log was longer (T7). With a pool that holds all of them, redo itself reads them before anything is
+/// evicted; otherwise they are read once before.
+fn prove_log_not_behind(ctx: &RestartContext<'_>, analysis: &Analysis) -> Result<()> {
+    let pool = ctx.txns.pool();
+    if analysis.pages.len() <= pool.options().frames / 2 {
+        return Ok(());
+    }
+    for (&page, todo) in &analysis.pages {
+        if todo.whole.is_some() || todo.rec.is_null() {
+            continue;
+        }
+        let p = pool.redo_page(page, true)?;
+        let page_lsn = header::page_lsn(&p);
+        drop(p);
+        if page_lsn >= ctx.end.end {
+            return Err(Error::new(ErrorKind::LogBehindPages, "the page is newer than the end of the log")
+                .with_file("data")
+                .with_page(page)
+                .with_lsn(page_lsn));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Restart as a whole: the three phases, and the checkpoints after them.
+use crate::{Analysis, Progress, ProgressFn, RecoveryReport, analyse, redo, undo};
+use hamal_checkpoint::{Checkpointer, Control};
+use hamal_error::{Error, ErrorKind, Result};
+use hamal_log::{LogEnd, LogReader};
+use hamal_page::Lsn;
+use hamal_trace::{Event, Phase, Trace};
+use hamal_txn::TxnManager;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a restart works on: the parts of a database, wired but not yet open to anybody.
+pub struct RestartContext<'a> {
+    /// Transactions (and through them the pool and the log, opened at `end`).
+    pub txns: &'a Arc<TxnManager>,
+    /// The checkpointer.
+    pub checkpointer: &'a Checkpointer,
+    /// What the control file said.
+    pub control: &'a Control,
+    /// The end of the log, as found.
+    pub end: &'a LogEnd,
+    /// Reads the log's files.
+    pub reader: LogReader,
+    /// Seconds that finding the end took, for the report.
+    pub find_end_seconds: f64,
+    /// Whether pages are read past the operating system's cache. If not, every page named in [R, end] is treated as
+    /// dirty whatever its pageLSN (T4).
+    pub bypass: bool,
+    /// Where events go.
+    pub trace: Trace,
+}
+
+/// Calls the progress function and turns `Break` into an error.
+pub(crate) fn step(progress: &mut ProgressFn<'_>, phase: Phase, done: u64, total: u64) -> Result<()> {
+    match progress(Progress { phase, done, total }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => {
+            Err(Error::new(ErrorKind::Cancelled, "recovery was stopped by the progress callback")
+                .with_help("Nothing is lost; the next open starts recovery again"))
+        }
+    }
+}
+
+/// Brings the database to the state that its durable log describes: history repeated, losers rolled back.
+///
+/// # Errors
+/// `LogCorrupt`, `PageCorrupt`, `LogBehindPages` if the files are damaged; `Cancelled`; I/O errors. Nothing acknowledged
+/// is changed by a failed restart: the next one starts again.
+pub fn restart(mut ctx: RestartContext<'_>, mut progress: ProgressFn<'_>) -> Result<RecoveryReport> {
+    let (redo_point, begin, end) = (ctx.control.redo, ctx.control.checkpoint_begin, ctx.end.end);
+
+    let started = Instant::now();
+    ctx.trace.emit(|| Event::PhaseBegin { phase: Phase::Analysis, from: begin });
+    let analysis: Analysis = analyse(&mut ctx.reader, ctx.control, end, &ctx.trace, &mut progress)?;
+    let mut report = RecoveryReport {
+        clean: analysis.is_clean(),
+        verdict: ctx.end.verdict.clone(),
+        checkpoint: begin,
+        redo_point,
+        log_end: end,
+        records_analysed: analysis.records,
+        log_bytes: end.0.saturating_sub(redo_point.0),
+        dirty_pages: analysis.dirty_pages(),
+        redone: 0,
+        skipped: Default::default(),
+        pages_read: 0,
+        pages_rebuilt: 0,
+        losers: analysis.losers.iter().map(|e| e.txn).collect(),
+        clrs: 0,
+        seconds: [ctx.find_end_seconds, started.elapsed().as_secs_f64(), 0.0, 0.0, 0.0],
+    };
+    // Losers are active from before redo ends until their End (T11).
+    let losers: Vec<_> = analysis.losers.iter().map(|e| (*e, ctx.txns.adopt(*e))).collect();
+    ctx.txns.start_at(end);
+    if report.clean {
+        ctx.txns.pool().publish_checkpoint(begin);
+        return Ok(report);
+    }
+
+    let phase = Instant::now();
+    ctx.trace.emit(|| Event::PhaseBegin { phase: Phase::Redo, from: redo_point });
+    redo(&mut ctx, &analysis, &mut report, &mut progress)?;
+    report.seconds[2] = phase.elapsed().as_secs_f64();
+
+    let phase = Instant::now();
+    if analysis.needs_checkpoint || !losers.is_empty() {
+        ctx.checkpointer.checkpoint()?;
+    }
+    report.seconds[4] = phase.elapsed().as_secs_f64();
+
+    let phase = Instant::now();
+    ctx.trace.emit(|| Event::PhaseBegin { phase: Phase::Undo, from: end });
+    if !losers.is_empty() {
+        report.clrs = undo(&mut ctx, &losers, &mut progress)?;
+    }
+    report.seconds[3] = phase.elapsed().as_secs_f64();
+
+    let phase = Instant::now();
+    ctx.trace.emit(|| Event::PhaseBegin { phase: Phase::Finish, from: Lsn::NULL });
+    if !losers.is_empty() {
+        ctx.checkpointer.checkpoint()?;
+    }
+    report.seconds[4] += phase.elapsed().as_secs_f64();
+    Ok(report)
+}
