@@ -1,0 +1,236 @@
+//! The parts of an open database, wired together, and the work on all of them: relief, checkpoints, cleaning, closing.
+use crate::options::{Builder, Settings};
+use crate::{Error, ErrorKind, RecoveryReport, Result};
+use hamal_btree::{Btree, Catalogue, Garbage};
+use hamal_buffer::Pool;
+use hamal_checkpoint::{CheckpointReport, Checkpointer};
+use hamal_log::Log;
+use hamal_page::Lsn;
+use hamal_space::Space;
+use hamal_trace::{ForceReason, WriteReason};
+use hamal_txn::TxnManager;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Instant;
+
+/// Leaves that one step of the collector looks at, and batches of garbage that it frees.
+const TIDY_LEAVES: usize = 64;
+const GARBAGE_BATCHES: usize = 16;
+/// Steps of the collector after the horizon has moved.
+const LOOKS: u32 = 32;
+/// Bit of the gate: no new write transaction begins.
+const SHUT: usize = 1 << (usize::BITS - 1);
+
+/// The wired parts. Background threads hold this, and never the handle that closes it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) options: Builder,
+    pub(crate) settings: Settings,
+    pub(crate) log: Arc<Log>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) txns: Arc<TxnManager>,
+    pub(crate) space: Arc<Space>,
+    pub(crate) btree: Arc<Btree>,
+    pub(crate) garbage: Arc<Garbage>,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) checkpointer: Checkpointer,
+    pub(crate) report: RecoveryReport,
+    pub(crate) read_only: bool,
+    /// Live write transactions, and [`SHUT`].
+    gate: AtomicUsize,
+    last: Mutex<LastCheckpoint>,
+    /// The horizon that the collector saw last, and how often it looks at it again.
+    hope: Mutex<(Lsn, u32)>,
+    /// What background work last failed with.
+    pub(crate) trouble: Mutex<Option<Error>>,
+}
+
+/// Where the last checkpoint left the log.
+#[derive(Clone, Copy, Debug)]
+struct LastCheckpoint {
+    /// The tail just after it: nothing was logged since if the tail is still there and no page is dirty.
+    tail: Lsn,
+    begin: Lsn,
+    at: Instant,
+}
+
+/// What [`Core::new`] takes over from opening.
+pub(crate) struct Parts {
+    pub(crate) options: Builder,
+    pub(crate) settings: Settings,
+    pub(crate) txns: Arc<TxnManager>,
+    pub(crate) space: Arc<Space>,
+    pub(crate) btree: Arc<Btree>,
+    pub(crate) garbage: Arc<Garbage>,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) checkpointer: Checkpointer,
+    pub(crate) report: RecoveryReport,
+    pub(crate) read_only: bool,
+}
+
+impl Core {
+    pub(crate) fn new(p: Parts) -> Core {
+        let (log, pool) = (p.txns.log().clone(), p.txns.pool().clone());
+        // A clean open wrote nothing, and closing it again has nothing to write.
+        let tail = if p.report.clean { log.tail() } else { Lsn::NULL };
+        let last =
+            LastCheckpoint { tail, begin: p.checkpointer.current().checkpoint_begin, at: Instant::now() };
+        Core {
+            options: p.options,
+            settings: p.settings,
+            log,
+            pool,
+            txns: p.txns,
+            space: p.space,
+            btree: p.btree,
+            garbage: p.garbage,
+            catalogue: p.catalogue,
+            checkpointer: p.checkpointer,
+            report: p.report,
+            read_only: p.read_only,
+            gate: AtomicUsize::new(0),
+            last: Mutex::new(last),
+            hope: Mutex::new((Lsn::NULL, 0)),
+            trouble: Mutex::new(None),
+        }
+    }
+
+    // ---- the gate: who may write, and whether the database is open ----
+
+    /// A write transaction begins.
+    pub(crate) fn enter_writer(&self) -> Result<()> {
+        if self.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened for reading only"));
+        }
+        if self.gate.fetch_add(1, SeqCst) & SHUT != 0 {
+            self.gate.fetch_sub(1, SeqCst);
+            return Err(closed());
+        }
+        Ok(())
+    }
+    /// It has ended.
+    pub(crate) fn leave_writer(&self) {
+        self.gate.fetch_sub(1, SeqCst);
+    }
+    /// `Ok` unless the database was closed.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.gate.load(SeqCst) & SHUT != 0 { Err(closed()) } else { Ok(()) }
+    }
+    /// Lets no new write transaction begin.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if some are live, or if it is shut already.
+    pub(crate) fn shut(&self) -> Result<()> {
+        match self.gate.compare_exchange(0, SHUT, SeqCst, SeqCst) {
+            Ok(_) => Ok(()),
+            Err(n) if n & SHUT != 0 => Err(closed()),
+            Err(n) => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("the database cannot be closed: {n} write transactions are live"),
+            )
+            .with_help("Commit them or roll them back first")),
+        }
+    }
+
+    // ---- work on the whole ----
+
+    /// Takes a checkpoint.
+    pub(crate) fn checkpoint(&self) -> Result<CheckpointReport> {
+        if self.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened for reading only"));
+        }
+        let report = self.checkpointer.checkpoint()?;
+        *self.last.lock() = LastCheckpoint { tail: self.log.tail(), begin: report.begin, at: Instant::now() };
+        Ok(report)
+    }
+
+    /// Makes what room can be made in the log: writes every dirty page and takes a checkpoint. No latch and no credit held.
+    pub(crate) fn relieve(&self) -> Result<()> {
+        self.pool.flush_all(WriteReason::Asked)?;
+        self.checkpoint().map(drop)
+    }
+
+    /// The most pages that may be dirty: what the pool admits (frames, and the image share of the log).
+    fn dirty_cap(&self) -> u64 {
+        let by_frames = (self.settings.frames - self.settings.frames / 8) as u64;
+        let image = self.settings.page_size as u64 + 256;
+        by_frames.min((self.settings.image_share_bytes / image).max(16))
+    }
+
+    /// One batch of the cleaner: pages whose recLSN is so old that recovery would read too much log, else the oldest pages
+    /// if more than half of what may be dirty is. Returns the pages written.
+    pub(crate) fn clean_step(&self) -> Result<usize> {
+        let reach = self.settings.checkpoint_log_bytes / 2;
+        let before = Lsn(self.log.tail().0.saturating_sub(reach));
+        let written = self.pool.clean(before, usize::MAX, WriteReason::Cleaner)?.written;
+        if written > 0 || self.pool.stats().dirty <= self.dirty_cap() / 2 {
+            return Ok(written);
+        }
+        Ok(self.pool.clean(Lsn::MAX, usize::MAX, WriteReason::Cleaner)?.written)
+    }
+
+    /// Takes a checkpoint if one is due: by log bytes, and by time if `clock`. Whether it did.
+    pub(crate) fn checkpoint_step(&self, clock: bool) -> Result<bool> {
+        let last = *self.last.lock();
+        let tail = self.log.tail();
+        let by_bytes = tail.0.saturating_sub(last.begin.0) >= self.settings.checkpoint_log_bytes;
+        let by_time = clock && tail != last.tail && last.at.elapsed() >= self.options.checkpoint_interval;
+        if !by_bytes && !by_time {
+            return Ok(false);
+        }
+        self.checkpoint().map(|_| true)
+    }
+
+    /// Makes asynchronous commits durable. Whether there were any.
+    pub(crate) fn flush_step(&self) -> Result<bool> {
+        if self.log.has_pending() { self.log.flush_pending() } else { Ok(false) }
+    }
+
+    /// Moves the horizon, takes ghosts away, frees chains and trees. Whether another step may do more.
+    pub(crate) fn collect_step(&self) -> Result<bool> {
+        self.txns.collect();
+        let tidied = self.btree.tidy_queued(TIDY_LEAVES)?;
+        let more = self.garbage.collect(GARBAGE_BATCHES)?;
+        // Ghosts that a snapshot still holds are looked at in vain, again and again: only a horizon that has moved makes
+        // another look worth while, and then for as many steps as may be needed to see all of them.
+        let mut hope = self.hope.lock();
+        let horizon = self.txns.horizon();
+        *hope = if horizon > hope.0 { (horizon, LOOKS) } else { (hope.0, hope.1.saturating_sub(1)) };
+        Ok(more || (tidied > 0 && hope.1 > 0))
+    }
+
+    /// Brings everything to disk so that the next open has nothing to do. Nobody else works on the database.
+    pub(crate) fn settle(&self) -> Result<()> {
+        if self.read_only || self.log.poisoned().is_set() {
+            return Ok(());
+        }
+        let tail = self.log.tail();
+        if tail == self.last.lock().tail && self.pool.stats().dirty == 0 {
+            return Ok(());
+        }
+        // Pages freed by records that are durable are not needed by any recovery, so the file may be cut behind them.
+        self.log.force(tail, ForceReason::Asked)?;
+        self.pool.flush_all(WriteReason::Asked)?;
+        self.space.shrink()?;
+        // The second one is needed if the first still saw a page of a flush that was under way.
+        for _ in 0..3 {
+            let report = self.checkpoint()?;
+            if report.dirty_pages == 0 && report.active == 0 {
+                break;
+            }
+            self.pool.flush_all(WriteReason::Asked)?;
+        }
+        Ok(())
+    }
+
+    /// From here on nothing reads or writes: the lock is about to be released.
+    pub(crate) fn seal_off(&self) {
+        self.log.poison(closed());
+    }
+}
+
+/// The error of every call after the database was closed.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::InvalidArgument, "the database is closed").with_help("Open it again")
+}

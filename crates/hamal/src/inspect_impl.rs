@@ -1,0 +1,131 @@
+//! Looking at a database's control file and log without opening, recovering or changing it.
+use crate::{Disk, Error, ErrorKind, Result};
+use hamal_btree::{BTREE_RM, Btree};
+use hamal_checkpoint::{CheckpointEnd, Chunk, Control, ControlFile};
+use hamal_disk::PosixDisk;
+use hamal_log::{LogEnd, LogIdentity, LogOptions, LogReader, Record, RecordKind, Whole, find_end};
+use hamal_page::TxnId;
+use hamal_space::{SPACE_RM, SpaceManager};
+use hamal_txn::{Registry, ResourceManager};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A closed (or crashed) database, looked at from outside. Takes no lock and writes nothing; of a database that somebody
+/// has open it shows some state of a moment ago, or an error.
+#[derive(Debug)]
+pub struct Inspect {
+    disk: Arc<dyn Disk>,
+    control: Control,
+    registry: Registry,
+}
+
+impl Inspect {
+    /// Reads the control file of the database in the directory `path`.
+    ///
+    /// # Errors
+    /// `NotADatabase`, `ControlCorrupt`, `UnsupportedVersion`, `Io`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Inspect> {
+        let path = path.as_ref();
+        let disk = PosixDisk::open(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                Error::new(ErrorKind::NotADatabase, format!("there is no directory {}", path.display()))
+            }
+            _ => Error::io(format!("cannot open the directory {}", path.display()), e),
+        })?;
+        Self::open_on(Arc::new(disk))
+    }
+    /// [`Inspect::open`] on a disk of the caller.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(disk: Arc<dyn Disk>) -> Result<Inspect> {
+        let control = ControlFile::open(&disk, true)?.current().clone();
+        let mut registry = Registry::new();
+        registry.add(SPACE_RM, Arc::new(SpaceManager));
+        registry.add(BTREE_RM, Btree::manager());
+        Ok(Inspect { disk, control, registry })
+    }
+    /// Adds a manager of the caller, so that its records are described.
+    #[must_use]
+    pub fn with_manager(mut self, manager: Arc<dyn ResourceManager>) -> Inspect {
+        let entry = self.control.managers.iter().find(|e| e.name == manager.name());
+        if let Some(id) = entry.map(|e| hamal_page::RmId(e.id)) {
+            self.registry.add(id, manager);
+        }
+        self
+    }
+    /// What the control file says.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+    fn identity(&self) -> LogIdentity {
+        LogIdentity { db: self.control.db, timeline: self.control.timeline }
+    }
+    /// Finds the end of the log and the verdict on it.
+    ///
+    /// # Errors
+    /// `LogCorrupt` with LSN, file and offset; `Io`.
+    pub fn log_end(&self) -> Result<LogEnd> {
+        let (begin, end) = (self.control.checkpoint_begin, self.control.checkpoint_end);
+        find_end(&self.disk, &LogOptions::default(), self.identity(), begin, end)
+    }
+    /// Reads records up to `end`, in any order.
+    ///
+    /// # Errors
+    /// `LogCorrupt`, `Io`.
+    pub fn reader(&self, end: &LogEnd) -> Result<LogReader> {
+        LogReader::open(&self.disk, self.identity(), end)
+    }
+    /// The name of a resource manager.
+    pub fn manager_name(&self, id: hamal_page::RmId) -> String {
+        let named = self.control.managers.iter().find(|e| e.id == id.0).map(|e| e.name.clone());
+        named.unwrap_or_else(|| if id.0 == 0 { "log".into() } else { format!("manager {id}") })
+    }
+    /// Describes a record for people: a head line, then one line for each page.
+    pub fn describe(&self, r: &Record) -> String {
+        let mut s = format!("{} {:<16} {}", r.lsn, r.kind.name(), self.manager_name(r.rm));
+        if r.txn != TxnId::NONE {
+            let _ = write!(s, " {}", r.txn);
+        }
+        let link = if matches!(r.kind, RecordKind::Clr | RecordKind::DummyClr) { "undoNext" } else { "prev" };
+        if !r.prev.is_null() {
+            let _ = write!(s, " {link} {}", r.prev);
+        }
+        let _ = write!(s, " {} bytes", r.len());
+        let tables = match r.kind {
+            RecordKind::CheckpointChunk => Chunk::decode(r.undo()).map(|(begin, c)| match c {
+                Chunk::Dpt(d) => format!("of {begin}: {} dirty pages", d.len()),
+                Chunk::Att(a) => format!("of {begin}: {} transactions", a.len()),
+            }),
+            RecordKind::CheckpointEnd => CheckpointEnd::decode(r.undo()).map(|e| {
+                format!("of {}: redo {}, {} dirty pages, {} transactions", e.begin, e.redo, e.dpt, e.att)
+            }),
+            _ => Ok(String::new()),
+        };
+        match tables {
+            Ok(t) if t.is_empty() => {}
+            Ok(t) => {
+                let _ = write!(s, " {t}");
+            }
+            Err(e) => {
+                let _ = write!(s, " {e}");
+            }
+        }
+        for (i, b) in r.blocks.iter().enumerate() {
+            let _ = write!(s, "\n    page {} former {} ", b.page, b.former);
+            let payload = r.payload(i);
+            let _ = match (b.whole, self.registry.get(r.rm)) {
+                (Whole::Image, _) => write!(s, "image, {} bytes", payload.len()),
+                (Whole::Free, _) => write!(s, "free"),
+                (Whole::Init, Some(m)) => {
+                    let _ = write!(s, "init ");
+                    m.describe(b.op, payload.get(6..).unwrap_or(&[]), &mut s)
+                }
+                (_, Some(m)) => m.describe(b.op, payload, &mut s),
+                (_, None) => write!(s, "op {} payload {} bytes", b.op, payload.len()),
+            };
+        }
+        s
+    }
+}

@@ -1,0 +1,54 @@
+//! Through what a tree is read: a write transaction or a snapshot. Both keep the database open.
+use crate::core::Core;
+use crate::database::Shared;
+use crate::write::WriteInner;
+use crate::{Error, ErrorKind, Result};
+use hamal_btree::TreeInfo;
+use hamal_txn::{Snapshot, View};
+use std::sync::Arc;
+
+/// A read snapshot with the database that it belongs to.
+pub(crate) struct ReadInner {
+    // Dropped before the database is let go of.
+    pub(crate) snapshot: Snapshot,
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Clone)]
+pub(crate) enum Owner {
+    Write(Arc<WriteInner>),
+    Read(Arc<ReadInner>),
+}
+
+impl Owner {
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        match self {
+            Owner::Write(w) => &w.shared.core,
+            Owner::Read(r) => &r.shared.core,
+        }
+    }
+    /// Runs `f` with the view; within a write transaction under its operation lock.
+    pub(crate) fn with_view<T>(&self, f: impl FnOnce(&View) -> Result<T>) -> Result<T> {
+        match self {
+            Owner::Write(w) => {
+                let _op = w.enter()?;
+                f(&w.view())
+            }
+            Owner::Read(r) => {
+                r.shared.core.check_open()?;
+                f(&r.snapshot.view())
+            }
+        }
+    }
+    /// Checks that the tree is (still) there for this owner: a transaction may have dropped it itself.
+    pub(crate) fn check_tree(&self, info: &TreeInfo) -> Result<()> {
+        match self {
+            Owner::Write(w) if w.is_gone(info.tree.id) => Err(no_tree(&info.name)),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn no_tree(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no tree {name:?}"))
+}

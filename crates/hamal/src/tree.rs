@@ -1,0 +1,266 @@
+//! The verbs that write a tree.
+use crate::owner::Owner;
+use crate::read::{ReadTree, read_chain};
+use crate::write::WriteInner;
+use crate::{Error, ErrorKind, Key, Result, Value};
+use hamal_btree::{LargeWriter, PutValue, RawValue};
+use hamal_txn::Txn;
+use std::io::Read;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// Bytes that are taken from a reader at once.
+const CHUNK: usize = 64 << 10;
+/// The longest value: 4 GiB less one byte.
+const LONGEST_VALUE: u64 = u32::MAX as u64;
+
+/// A tree of a write transaction: the verbs that write, and by dereference those of [`ReadTree`]. Owned, cheap to clone; of no
+/// use after the transaction's end.
+#[derive(Clone, Debug)]
+pub struct Tree(pub(crate) ReadTree);
+
+impl Deref for Tree {
+    type Target = ReadTree;
+    fn deref(&self) -> &ReadTree {
+        &self.0
+    }
+}
+
+impl Tree {
+    fn inner(&self) -> Result<&Arc<WriteInner>> {
+        match &self.0.owner {
+            Owner::Write(w) => Ok(w),
+            Owner::Read(_) => Err(Error::internal("a tree to write in belongs to a snapshot")),
+        }
+    }
+
+    /// A statement on this tree: checked and registered, under the operation lock, undone if it fails.
+    fn statement<T>(&self, mut f: impl FnMut(&Txn) -> Result<T>) -> Result<T> {
+        let inner = self.inner()?;
+        inner.statement(|txn| self.prepared(inner, txn, &mut f))
+    }
+    fn prepared<T>(&self, inner: &WriteInner, txn: &Txn, f: &mut dyn FnMut(&Txn) -> Result<T>) -> Result<T> {
+        self.0.owner.check_tree(&self.0.info)?;
+        inner.register(&self.0.info)?;
+        f(txn)
+    }
+
+    /// Sets the value of `key` and returns the former one.
+    ///
+    /// # Errors
+    /// `Conflict`, `Deadlock`, `LockTimeout`: roll back, try again. `InvalidArgument` for a key longer than an eighth of a
+    /// page, or a value of 4 GiB or more. `NotFound` if the tree was dropped. `LogFull`, `NoSpace`, `VersionBudget`;
+    /// `TransactionEnded`, `PageCorrupt`, `Io`, `Poisoned`. The statement is undone as a whole.
+    pub fn insert(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.statement(|txn| {
+            let old = self.put_value(txn, key, value)?;
+            self.take(txn, old)
+        })
+    }
+
+    /// Sets the value of `key`. Unlike [`Tree::insert`] it does not read a long former value.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.statement(|txn| {
+            let old = self.put_value(txn, key, value)?;
+            self.discard(txn, old)
+        })
+    }
+
+    /// Removes `key` and returns its value.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        let key = key.as_ref();
+        self.statement(|txn| {
+            let old = self.0.owner.core().btree.remove(txn, self.0.info.tree, key)?;
+            self.take(txn, old)
+        })
+    }
+
+    /// Removes `key` and says whether it had a value, which is not read.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        self.statement(|txn| {
+            let old = self.0.owner.core().btree.remove(txn, self.0.info.tree, key)?;
+            let had = old.is_some();
+            self.discard(txn, old)?;
+            Ok(had)
+        })
+    }
+
+    /// Removes the first row and returns it.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn pop_first(&self) -> Result<Option<(Key, Value)>> {
+        self.pop(self.iter().in_batches_of(1).keys().next().transpose()?)
+    }
+    /// Removes the last row and returns it.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn pop_last(&self) -> Result<Option<(Key, Value)>> {
+        self.pop(self.iter().in_batches_of(1).keys().next_back().transpose()?)
+    }
+    fn pop(&self, key: Option<Key>) -> Result<Option<(Key, Value)>> {
+        let Some(key) = key else { return Ok(None) };
+        Ok(self.remove(&key)?.map(|value| (key, value)))
+    }
+
+    /// Removes every row, one by one; returns how many there were. (To drop many rows faster, drop the tree and make it anew.)
+    ///
+    /// # Errors
+    /// As [`Tree::insert`]; the rows removed before the error stay removed: take a savepoint first.
+    pub fn clear(&self) -> Result<u64> {
+        let mut n = 0;
+        for key in self.iter().keys() {
+            n += u64::from(self.delete(key?)?);
+        }
+        Ok(n)
+    }
+
+    /// Sets the value of `key` to what `from` yields until its end, piece by piece; returns its length. If it fails, what
+    /// was read from `from` is lost.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`]; `Io` if `from` fails. A full log is not relieved and tried again.
+    pub fn insert_from(&self, key: impl AsRef<[u8]>, from: &mut dyn Read) -> Result<u64> {
+        let (key, inner) = (key.as_ref(), self.inner()?);
+        // The first piece is read before any lock is taken; a short value ends with it.
+        let mut piece = vec![0; CHUNK.max(self.0.owner.core().btree.limits().max_inline + 1)];
+        inner.attempt(&mut |txn| {
+            self.prepared(inner, txn, &mut |txn| {
+                let n = fill(from, &mut piece)?;
+                let core = self.0.owner.core();
+                if n <= core.btree.limits().max_inline {
+                    let old = core.btree.put(txn, self.0.info.tree, key, PutValue::Inline(&piece[..n]))?;
+                    self.discard(txn, old)?;
+                    return Ok(n as u64);
+                }
+                let mut chain = LargeWriter::new(core.btree.clone());
+                let (mut n, mut total) = (n, 0);
+                while n > 0 {
+                    total += n as u64;
+                    check_length(total)?;
+                    chain.write(txn, &piece[..n])?;
+                    n = fill(from, &mut piece)?;
+                }
+                let old = self.link(txn, key, chain)?;
+                self.discard(txn, old)?;
+                Ok(total)
+            })
+        })
+    }
+
+    /// Puts rows whose keys ascend; returns how many. Ascending rows fill pages fully.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if a key is not above the one before; as [`Tree::insert`]. The rows before the error stay: take a
+    /// savepoint first.
+    pub fn bulk_load<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
+        rows: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<u64> {
+        let mut before: Option<Vec<u8>> = None;
+        let mut n = 0;
+        for (key, value) in rows {
+            let key = key.as_ref();
+            if before.as_deref().is_some_and(|b| b >= key) {
+                return Err(Error::new(
+                    ErrorKind::InvalidArgument,
+                    format!("the keys of a bulk load must ascend: b\"{}\" does not", key.escape_ascii()),
+                ));
+            }
+            self.put(key, value)?;
+            before = Some(key.to_vec());
+            n += 1;
+        }
+        Ok(n)
+    }
+
+    // ---- inside a statement ----
+
+    fn put_value(&self, txn: &Txn, key: &[u8], value: &[u8]) -> Result<Option<RawValue>> {
+        let btree = &self.0.owner.core().btree;
+        if value.len() <= btree.limits().max_inline {
+            return btree.put(txn, self.0.info.tree, key, PutValue::Inline(value));
+        }
+        check_length(value.len() as u64)?;
+        self.check_key(key)?;
+        let mut chain = LargeWriter::new(btree.clone());
+        chain.write(txn, value)?;
+        self.link(txn, key, chain)
+    }
+
+    /// Before a long value is written for nothing.
+    fn check_key(&self, key: &[u8]) -> Result<()> {
+        let most = self.0.owner.core().btree.limits().max_key;
+        if key.len() <= most {
+            return Ok(());
+        }
+        let m = format!("a key of {} bytes; with this page size it may have {most}", key.len());
+        Err(Error::new(ErrorKind::InvalidArgument, m))
+    }
+
+    /// Makes a chain the value of `key`.
+    fn link(&self, txn: &Txn, key: &[u8], mut chain: LargeWriter) -> Result<Option<RawValue>> {
+        let (len, head) = chain.finish(txn)?;
+        let btree = &self.0.owner.core().btree;
+        let old = btree.put(txn, self.0.info.tree, key, PutValue::Chain { len, head })?;
+        chain.linked(txn)?;
+        Ok(old)
+    }
+
+    /// A former value: a chain is nobody's now, and is freed after the commit, when no snapshot wants it.
+    fn discard(&self, txn: &Txn, old: Option<RawValue>) -> Result<()> {
+        match old {
+            Some(RawValue::Chain { head, .. }) => self.0.owner.core().garbage.discard_chain(txn, head),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Tree::discard`], and the bytes.
+    fn take(&self, txn: &Txn, old: Option<RawValue>) -> Result<Option<Value>> {
+        let bytes = match old {
+            None => return Ok(None),
+            Some(RawValue::Inline(bytes)) => bytes,
+            Some(RawValue::Chain { len, head }) => {
+                let bytes = read_chain(&self.0.owner, len, head)?;
+                self.discard(txn, Some(RawValue::Chain { len, head }))?;
+                bytes
+            }
+        };
+        Ok(Some(Value::new(bytes)))
+    }
+}
+
+fn check_length(len: u64) -> Result<()> {
+    if len <= LONGEST_VALUE {
+        return Ok(());
+    }
+    let m = format!("a value of {len} bytes; the longest has {LONGEST_VALUE}");
+    Err(Error::new(ErrorKind::InvalidArgument, m))
+}
+
+/// Reads until `buf` is full or the source ends.
+fn fill(from: &mut dyn Read, buf: &mut [u8]) -> Result<usize> {
+    let mut n = 0;
+    while n < buf.len() {
+        match from.read(&mut buf[n..]) {
+            Ok(0) => break,
+            Ok(more) => n += more,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io("reading a value to store", e)),
+        }
+    }
+    Ok(n)
+}

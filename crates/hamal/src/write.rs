@@ -1,0 +1,341 @@
+//! Writing: transactions, savepoints, and the trees of the catalogue.
+use crate::database::Shared;
+use crate::options::Durability;
+use crate::owner::{Owner, no_tree};
+use crate::read::ReadTree;
+use crate::tree::Tree;
+use crate::{Error, ErrorKind, Lsn, Result, Savepoint, TxnId};
+use hamal_btree::TreeInfo;
+use hamal_log::Ticket;
+use hamal_page::TreeId;
+use hamal_txn::{OpGuard, Txn, View};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Poll};
+
+/// What a write transaction, its trees and its iterators share.
+pub(crate) struct WriteInner {
+    pub(crate) txn: Arc<Txn>,
+    ended: AtomicBool,
+    /// Trees that this transaction made, renamed or dropped: their present names, or none if they are gone.
+    changed: Mutex<HashMap<TreeId, Option<String>>>,
+    any_changed: AtomicBool,
+    // Last, so that the database is closed after everything else is gone.
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl WriteInner {
+    /// Takes the operation lock.
+    pub(crate) fn enter(&self) -> Result<OpGuard<'_>> {
+        if self.ended.load(SeqCst) {
+            return Err(
+                Error::new(ErrorKind::TransactionEnded, "the transaction has ended").with_txn(self.txn.id())
+            );
+        }
+        self.txn.enter()
+    }
+    /// What the transaction sees. Under the operation lock: its id comes with its first change.
+    pub(crate) fn view(&self) -> View {
+        View { snapshot: self.txn.snapshot(), own: self.txn.id() }
+    }
+
+    /// Runs a statement: under the operation lock; undone as a whole if it fails; once more if the log was full and room
+    /// could be made. `f` may thus run twice.
+    pub(crate) fn statement<T>(&self, mut f: impl FnMut(&Txn) -> Result<T>) -> Result<T> {
+        match self.attempt(&mut f) {
+            Err(full) if full.kind() == ErrorKind::LogFull => match self.shared.core.relieve() {
+                Ok(()) => self.attempt(&mut f),
+                Err(e) if e.kind() == ErrorKind::Poisoned => Err(e),
+                Err(_) => Err(full),
+            },
+            done => done,
+        }
+    }
+
+    /// [`WriteInner::statement`] without the second run.
+    pub(crate) fn attempt<T>(&self, f: &mut dyn FnMut(&Txn) -> Result<T>) -> Result<T> {
+        let _op = self.enter()?;
+        let txns = &self.shared.core.txns;
+        let before = txns.savepoint(&self.txn);
+        f(&self.txn).map_err(|e| {
+            if matches!(e.kind(), ErrorKind::Poisoned | ErrorKind::TransactionEnded) {
+                return e;
+            }
+            match txns.rollback_to(&self.txn, &before) {
+                Ok(()) => e,
+                Err(worse) => worse,
+            }
+        })
+    }
+
+    /// What a statement does before it writes in a tree. Under the operation lock.
+    pub(crate) fn register(&self, info: &TreeInfo) -> Result<()> {
+        if self.txn.is_registered(info.tree.id) {
+            return Ok(());
+        }
+        let catalogue = &self.shared.core.catalogue;
+        let renamed = self.changed.lock().get(&info.tree.id).cloned().flatten();
+        match renamed {
+            Some(name) => catalogue.register(&self.txn, &TreeInfo { name, tree: info.tree }),
+            None => catalogue.register(&self.txn, info),
+        }
+    }
+
+    /// Whether this transaction dropped the tree, or rolled its creation back.
+    pub(crate) fn is_gone(&self, tree: TreeId) -> bool {
+        self.any_changed.load(SeqCst) && self.changed.lock().get(&tree).is_some_and(|name| name.is_none())
+    }
+
+    fn note(&self, tree: TreeId, name: Option<&str>) {
+        self.changed.lock().insert(tree, name.map(str::to_string));
+        self.any_changed.store(true, SeqCst);
+    }
+
+    /// After a partial rollback: looks again which of the changed trees there are. Under the operation lock.
+    fn review(&self) -> Result<()> {
+        if !self.any_changed.load(SeqCst) {
+            return Ok(());
+        }
+        let list = self.shared.core.catalogue.list(&self.view())?;
+        for (tree, name) in self.changed.lock().iter_mut() {
+            *name = list.iter().find(|i| i.tree.id == *tree).map(|i| i.name.clone());
+        }
+        Ok(())
+    }
+
+    /// Ends the transaction by `f`; at most once.
+    fn end<T>(&self, f: impl FnOnce(&Txn) -> Result<T>) -> Result<T> {
+        if self.ended.swap(true, SeqCst) {
+            return Err(Error::new(ErrorKind::TransactionEnded, "the transaction has ended"));
+        }
+        // A doomed transaction is let through: it still has to be rolled back.
+        let op = self.txn.enter_to_end();
+        let done = op.and_then(|op| {
+            let done = f(&self.txn);
+            drop(op);
+            done
+        });
+        self.shared.core.leave_writer();
+        done
+    }
+}
+
+/// A write transaction: sees a snapshot and its own changes; nobody sees those before it commits. Owned, may move between
+/// threads; dropping it rolls it back.
+///
+/// Rows that another transaction is changing are waited for. A row that another transaction changed and committed after this
+/// one's snapshot is a `Conflict`: roll back and try again. An error undoes the statement that returned it, not the
+/// transaction.
+#[must_use = "dropping a transaction rolls it back"]
+pub struct WriteTxn(Arc<WriteInner>);
+
+impl WriteTxn {
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Result<WriteTxn> {
+        shared.core.enter_writer()?;
+        match shared.core.txns.begin() {
+            Ok(txn) => Ok(WriteTxn(Arc::new(WriteInner {
+                txn,
+                ended: AtomicBool::new(false),
+                changed: Mutex::default(),
+                any_changed: AtomicBool::new(false),
+                shared: shared.clone(),
+            }))),
+            Err(e) => {
+                shared.core.leave_writer();
+                Err(e)
+            }
+        }
+    }
+
+    /// The transaction's id: the LSN of its first change; none before that.
+    pub fn id(&self) -> TxnId {
+        self.0.txn.id()
+    }
+    /// The timestamp of its snapshot.
+    pub fn snapshot(&self) -> Lsn {
+        self.0.txn.snapshot()
+    }
+
+    fn handle(&self, info: TreeInfo) -> Tree {
+        Tree(ReadTree { owner: Owner::Write(self.0.clone()), info })
+    }
+    fn find(&self, name: &str) -> Result<Option<TreeInfo>> {
+        let _op = self.0.enter()?;
+        self.0.shared.core.catalogue.find(&self.0.view(), name)
+    }
+
+    /// The tree of that name.
+    ///
+    /// # Errors
+    /// `NotFound`; `TransactionEnded`, `Io`, `PageCorrupt`, `Poisoned`.
+    pub fn tree(&self, name: &str) -> Result<Tree> {
+        self.find(name)?.map(|info| self.handle(info)).ok_or_else(|| no_tree(name))
+    }
+    /// Makes a tree.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `InvalidArgument` for a name that is empty or longer than 255 bytes; as [`Tree::put`].
+    pub fn create_tree(&self, name: &str) -> Result<Tree> {
+        let info = self.0.statement(|txn| self.0.shared.core.catalogue.create(txn, name))?;
+        self.0.note(info.tree.id, Some(&info.name));
+        Ok(self.handle(info))
+    }
+    /// The tree of that name, made if there is none.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::create_tree`]; `Conflict` if another transaction made it after this one's snapshot.
+    pub fn open_or_create_tree(&self, name: &str) -> Result<Tree> {
+        match self.find(name)? {
+            Some(info) => Ok(self.handle(info)),
+            None => self.create_tree(name),
+        }
+    }
+    /// Renames a tree. Handles of it stay good.
+    ///
+    /// # Errors
+    /// `NotFound`, `AlreadyExists`; as [`WriteTxn::create_tree`].
+    pub fn rename_tree(&self, from: &str, to: &str) -> Result<()> {
+        let info = self.find(from)?.ok_or_else(|| no_tree(from))?;
+        self.0.statement(|txn| self.0.shared.core.catalogue.rename(txn, from, to))?;
+        self.0.note(info.tree.id, Some(to));
+        Ok(())
+    }
+    /// Drops a tree with all its rows; waits for other transactions that have written in it. Its space comes back some time
+    /// after the commit.
+    ///
+    /// # Errors
+    /// `NotFound`; as [`Tree::put`].
+    pub fn drop_tree(&self, name: &str) -> Result<()> {
+        let info = self.find(name)?.ok_or_else(|| no_tree(name))?;
+        self.0.statement(|txn| self.0.shared.core.catalogue.drop_tree(txn, name))?;
+        self.0.note(info.tree.id, None);
+        Ok(())
+    }
+    /// The names of all trees, in order.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::tree`].
+    pub fn trees(&self) -> Result<Vec<String>> {
+        let _op = self.0.enter()?;
+        let list = self.0.shared.core.catalogue.list(&self.0.view())?;
+        Ok(list.into_iter().map(|i| i.name).collect())
+    }
+
+    /// A point to which the transaction can be rolled back.
+    ///
+    /// # Errors
+    /// `TransactionEnded`, `Poisoned`.
+    pub fn savepoint(&self) -> Result<Savepoint> {
+        let _op = self.0.enter()?;
+        Ok(self.0.shared.core.txns.savepoint(&self.0.txn))
+    }
+    /// Undoes everything since the savepoint, which stays good; savepoints taken later do not. Who waits for a row that is
+    /// given up so goes on.
+    ///
+    /// # Errors
+    /// `NotFound` if the savepoint is not of this transaction, or was rolled back past; `TransactionEnded`, `Poisoned`.
+    pub fn rollback_to(&self, to: &Savepoint) -> Result<()> {
+        let _op = self.0.enter()?;
+        self.0.shared.core.txns.rollback_to(&self.0.txn, to)?;
+        self.0.review()
+    }
+
+    /// Runs one statement of a resource manager of the caller: `f` may log changes by this transaction. It is undone if `f`
+    /// fails, and may run twice (if the log was full). See the crate's example `counters`.
+    ///
+    /// # Errors
+    /// Those of `f`; `TransactionEnded`, `Poisoned`.
+    pub fn run<T>(&self, f: impl FnMut(&Txn) -> Result<T>) -> Result<T> {
+        self.0.statement(f)
+    }
+
+    /// Commits; returns the commit's timestamp, when it is durable (or at once, if the database was opened with
+    /// [`Durability::Async`]).
+    ///
+    /// # Errors
+    /// `TransactionEnded` if the engine has rolled it back; `Poisoned` if nothing was committed; `OutcomeUnknown` if the
+    /// storage failed while the commit was in flight: the next open decides.
+    pub fn commit(self) -> Result<Lsn> {
+        let durability = self.0.shared.core.options.durability;
+        self.commit_with(durability).map(|t| t.lsn())
+    }
+    /// Commits; the ticket tells when it is durable. With [`Durability::Sync`] it is when this returns.
+    ///
+    /// # Errors
+    /// As [`WriteTxn::commit`].
+    pub fn commit_with(self, durability: Durability) -> Result<CommitTicket> {
+        let core = &self.0.shared.core;
+        let outcome = self.0.end(|txn| {
+            core.txns.commit(txn).inspect_err(|_| {
+                // Whatever kept it from committing, it must not stay.
+                let _ = core.txns.rollback(txn);
+            })
+        })?;
+        let ticket = CommitTicket { ticket: outcome.ticket, timestamp: outcome.timestamp };
+        match durability {
+            Durability::Sync => ticket.wait()?,
+            Durability::Async => core.log.request_flush(ticket.ticket.lsn()),
+        }
+        Ok(ticket)
+    }
+    /// Rolls back: nothing of it remains.
+    ///
+    /// # Errors
+    /// `Poisoned`: then the next open rolls it back.
+    pub fn rollback(self) -> Result<()> {
+        self.0.end(|txn| self.0.shared.core.txns.rollback(txn))
+    }
+}
+
+impl Drop for WriteTxn {
+    fn drop(&mut self) {
+        // An error means that it has ended, or that the next open rolls it back.
+        let _ = self.0.end(|txn| self.0.shared.core.txns.rollback(txn));
+    }
+}
+
+impl fmt::Debug for WriteTxn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteTxn")
+            .field("id", &self.id())
+            .field("snapshot", &self.snapshot())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A commit that is, or will be, durable: wait for it, poll it, or `.await` it in any runtime.
+#[derive(Clone, Debug)]
+pub struct CommitTicket {
+    ticket: Ticket,
+    timestamp: Lsn,
+}
+
+impl CommitTicket {
+    /// The timestamp of the commit: snapshots at or above it show it.
+    pub fn lsn(&self) -> Lsn {
+        self.timestamp
+    }
+    /// Whether it is durable.
+    pub fn is_durable(&self) -> bool {
+        self.ticket.is_durable()
+    }
+    /// Waits until it is durable.
+    ///
+    /// # Errors
+    /// `OutcomeUnknown` if the storage failed before.
+    pub fn wait(&self) -> Result<()> {
+        self.ticket.wait()
+    }
+}
+
+impl Future for CommitTicket {
+    type Output = Result<()>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.ticket).poll(cx)
+    }
+}
