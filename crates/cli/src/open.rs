@@ -1,0 +1,82 @@
+//! How the commands open databases, and what all of them have in common: `--json`, `--verbose`, Ctrl-C.
+
+use crate::output::{Failure, Result, progress};
+use clap::Args;
+use hamal::trace::Event;
+use hamal::{Builder, Database, RecoveryReport};
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Common {
+    /// Print JSON (lists as JSON Lines) instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print what the engine does, one line per event, on standard error
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+impl Common {
+    /// A builder with the tracer of `--verbose`, progress of recovery, and Ctrl-C during recovery.
+    pub(crate) fn builder(&self, stop: &Stop) -> Builder {
+        let stop = stop.clone();
+        let mut bar = None;
+        let builder = Database::builder().progress(move |p| {
+            let bar = bar.get_or_insert_with(|| progress("recovering", Some(1)));
+            bar.set_length(p.total.max(1));
+            bar.set_position(p.done);
+            bar.set_message(format!("{:?}", p.phase).to_lowercase());
+            if stop.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if self.verbose { builder.tracer(Arc::new(print_event)) } else { builder }
+    }
+
+    /// Opens a database for reading: recovered in memory, unchanged on disk.
+    pub(crate) fn read_only(&self, dir: &Path) -> Result<(Database, RecoveryReport)> {
+        exists(dir)?;
+        Ok(self.builder(&Stop::default()).open_read_only(dir)?)
+    }
+}
+
+/// A directory that is not there is a mistake on the command line that deserves plain words.
+pub(crate) fn exists(dir: &Path) -> Result<()> {
+    match std::fs::metadata(dir) {
+        Ok(m) if m.is_dir() => Ok(()),
+        Ok(_) => Err(Failure::Io(dir.display().to_string(), io::ErrorKind::NotADirectory.into())),
+        Err(e) => Err(Failure::Io(dir.display().to_string(), e)),
+    }
+}
+
+fn print_event(event: &Event<'_>) {
+    // Called with latches held: one write, and no care for whether anybody reads.
+    let _ = writeln!(io::stderr(), "trace: {event:?}");
+}
+
+/// Whether Ctrl-C was pressed. The first one asks, a second one ends the program at once: nothing acknowledged is
+/// lost by that, it only leaves recovery something to do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// From here on Ctrl-C (and SIGTERM) asks.
+    ///
+    /// # Errors
+    /// The operating system refuses the signal handler.
+    pub(crate) fn listen() -> Result<Stop> {
+        let stop = Stop::default();
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register_conditional_shutdown(signal, 130, stop.0.clone())
+                .and_then(|_| signal_hook::flag::register(signal, stop.0.clone()))
+                .map_err(|e| Failure::Io("listening for Ctrl-C".into(), e))?;
+        }
+        Ok(stop)
+    }
+    pub(crate) fn asked(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}

@@ -1,0 +1,148 @@
+//! The program killed or stopped in the middle of its work.
+mod common;
+use common::*;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+/// A load from a pipe that has been given `input`, and has committed at least once.
+fn loading(db: &str, batch: &str, input: &str) -> (Child, std::process::ChildStdin) {
+    let mut child = program()
+        .args(["load", db, "t", "-", "--batch", batch, "--verbose"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let err = child.stderr.take().unwrap();
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut err = BufReader::new(err);
+        let mut line = String::new();
+        // Read to its end, so that the child never waits for us.
+        while let Ok(1..) = err.read_line(&mut line) {
+            let _ = send.send(std::mem::take(&mut line));
+        }
+    });
+    stdin.write_all(input.as_bytes()).unwrap();
+    stdin.flush().unwrap();
+    let mut commits = 0;
+    while commits < 3 {
+        let line = receive.recv_timeout(Duration::from_secs(20)).expect("the load commits");
+        commits += usize::from(line.starts_with("trace: TxnCommit"));
+    }
+    (child, stdin)
+}
+
+#[test]
+fn killed_in_the_middle_of_a_load() {
+    let (d, whole) = (Dir::new(), Dir::new());
+    let input = rows(3000);
+    let file = d.write("rows.tsv", input.as_bytes());
+    hamal(&["load", &whole.db, "t", &file]).ok();
+    let reference = hamal(&["dump", &whole.db, "t"]).ok().out;
+
+    // Fed all but the end, so that it cannot be done; killed while the last batches are on their way.
+    let (mut child, stdin) = loading(&d.db, "50", &input[..input.len() * 2 / 3]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(stdin);
+
+    let before = files(&d.db);
+    let half = hamal(&["dump", &d.db, "t"]).ok().out;
+    let n = half.lines().count();
+    assert!(n >= 50 && n.is_multiple_of(50), "{n} rows: not whole batches");
+    assert!(reference.starts_with(&half));
+    for args in [
+        &["verify", &d.db][..],
+        &["stat", &d.db],
+        &["waldump", &d.db],
+        &["waldump", &d.db, "--stats"],
+        &["page", &d.db, "1"],
+        &["page", &d.db, "1", "--raw", "--hex"],
+        &["trees", &d.db, "--count"],
+        &["scan", &d.db, "t", "--reverse"],
+        &["get", &d.db, "t", "key000001"],
+        &["verify", &d.db, "--json"],
+        &["stat", &d.db, "--json"],
+        &["waldump", &d.db, "--json"],
+        &["page", &d.db, "1", "--json"],
+    ] {
+        let r = hamal(args).ok();
+        assert!(!r.out.is_empty());
+        if args.contains(&"--json") {
+            r.json();
+        }
+        assert!(files(&d.db) == before, "{args:?} changed a file");
+    }
+
+    hamal(&["recover", &d.db]).ok().says("redo");
+    hamal(&["recover", &d.db, "--json"]).ok().says("\"clean\":true");
+    hamal(&["load", &d.db, "t", &file, "--batch", "50"]).ok();
+    assert_eq!(hamal(&["dump", &d.db, "t"]).ok().out, reference);
+    hamal(&["verify", &d.db]).ok();
+}
+
+#[test]
+fn ctrl_c_leaves_whole_batches() {
+    let d = Dir::new();
+    // 8 batches and a half; then the input is silent.
+    let (mut child, stdin) = loading(&d.db, "100", &rows(850));
+    std::thread::sleep(Duration::from_millis(300));
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    drop(stdin);
+    assert_eq!(status.code(), Some(130));
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert_eq!(out, "");
+    assert_eq!(hamal(&["dump", &d.db, "t"]).ok().out, rows(800));
+    // It was closed cleanly.
+    hamal(&["stat", &d.db]).ok().says("closed cleanly");
+}
+
+#[test]
+fn a_database_in_use_is_refused() {
+    let d = Dir::new();
+    let (mut child, stdin) = loading(&d.db, "50", &rows(500));
+    for args in [
+        &["get", &d.db, "t", "k"][..],
+        &["put", &d.db, "t", "k", "v"],
+        &["verify", &d.db],
+        &["recover", &d.db],
+    ] {
+        hamal(args).code(3).says("open already");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(stdin);
+}
+
+#[test]
+fn demo_proves_and_leaves_nothing() {
+    let d = Dir::new();
+    let temp = d.path("tmp");
+    std::fs::create_dir(&temp).unwrap();
+    let args = ["demo", "--seconds", "1.5", "--kills", "2", "--threads", "3", "--accounts", "60"];
+    let o = program().args(args).env("TMPDIR", &temp).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
+    assert_eq!(o.status.code(), Some(0), "{out}\n{err}");
+    assert!(out.contains("killed with SIGKILL      2 times"), "{out}");
+    assert!(out.contains("every acknowledged transfer is there"), "{out}");
+    assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0, "the temporary directory is gone");
+}
+
+#[test]
+fn demo_keeps_its_directory_if_it_was_named() {
+    let d = Dir::new();
+    let args = ["demo", "--seconds", "0.5", "--kills", "1", "--dir", &d.db, "--json"];
+    let r = hamal(&args).ok().json();
+    assert_eq!((&r["ok"], &r["killed"]), (&true.into(), &1.into()));
+    assert!(r["transfers_acknowledged"].as_u64().unwrap() > 0, "{r}");
+    hamal(&["trees", &d.db]).ok().says("accounts").says("transfers");
+    hamal(&args).code(2).says("not empty");
+    hamal(&["demo", "--seconds", "0"]).code(2);
+    hamal(&["demo", "--kills", "0"]).code(2);
+}
