@@ -49,7 +49,7 @@ fn benches(c: &mut Criterion) {
     g.bench_function("scan", |b| {
         b.iter(|| {
             let read = db.begin_read().expect("read");
-            let n = read.tree("t").expect("tree").iter().expect("iter").map(|r| r.expect("row").1.len()).sum::<usize>();
+            let n = read.tree("t").expect("tree").iter().map(|r| r.expect("row").1.len()).sum::<usize>();
             black_box(n)
         });
     });
@@ -62,7 +62,7 @@ fn benches(c: &mut Criterion) {
     let builder = Database::builder()
         .cache_bytes(256 << 20)
         .background(false)
-        .checkpoint_log_bytes(1 << 30);
+        .checkpoint_log_bytes(1 << 30).log_limit_bytes(8 << 30);
     let db = builder.create_on(Arc::new(disk.clone())).expect("create");
     fill(&db, 100_000, 100, 3).expect("fill");
     let tx = db.begin_write().expect("begin");

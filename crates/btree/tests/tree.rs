@@ -90,7 +90,8 @@ proptest! {
                 Op::Scan(a, b, reverse, limit) => {
                     let (a, b) = (key(a), key(b));
                     let (low, high) = if a <= b { (a, b) } else { (b, a) };
-                    let bounds = (std::ops::Bound::Excluded(low.clone()), std::ops::Bound::Included(high.clone()));
+                    let (from, to) = (low.clone(), high.clone());
+                    let bounds = (std::ops::Bound::Excluded(from), std::ops::Bound::Included(to));
                     let mut want: Vec<_> = if low < high {
                         model.range(bounds).map(|(k, v)| (k.clone(), v.clone())).collect()
                     } else {
@@ -100,7 +101,9 @@ proptest! {
                     if reverse {
                         want.reverse();
                     }
-                    let got = db.scan(&db.view(&txn), tree, Bound::Excluded(&low), Bound::Included(&high), direction, usize::from(limit));
+                    let (low, high) = (Bound::Excluded(&low[..]), Bound::Included(&high[..]));
+                    let limit = usize::from(limit);
+                    let got = db.scan(&db.view(&txn), tree, low, high, direction, limit);
                     prop_assert_eq!(got, want);
                 }
             }
@@ -130,8 +133,8 @@ fn ascending_loads_fill_pages() {
     let db = create(&Config::default());
     let tree = db.tree(16);
     load(&db, tree, 20_000, |i| i.to_be_bytes().to_vec(), 100);
-    // 8 bytes of key, of which the slot holds 4; 100 of value; 20 beside. (When the fence comes, the prefix takes the
-    // other 4 as well: space that an ascending load does not get back.)
+    // 8 bytes of key, of which the slot holds 4; 100 of value; 20 beside. (When the fence comes, the
+    // prefix takes the other 4 as well: space that an ascending load does not get back.)
     let fill = fill(&db, tree, 20_000 * 124, 4096);
     assert!(fill > 0.95, "{fill}");
     let rows = db.all(&db.now(), tree);

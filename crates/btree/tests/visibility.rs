@@ -125,7 +125,8 @@ fn the_first_committer_wins() {
     db.rollback(&t2);
 }
 
-/// Readers with a snapshot see a map that does not change, forwards, backwards and by key, while writers split and merge.
+/// Readers with a snapshot see a map that does not change, forwards, backwards and by key, while writers
+/// split and merge.
 #[test]
 fn snapshots_are_frozen_while_writers_run() {
     let db = create(&Config { frames: 200, check_apply: false, ..Config::default() });

@@ -8,12 +8,13 @@
 //! power failures; those are the business of the fault-injection tests.
 
 use crate::open::{Common, Stop};
-use crate::output::{Failure, Out, Result, grouped, progress, rate};
+use crate::output::{Failure, Out, Result, count, grouped, progress, rate};
 use crate::proof::{ACCOUNTS, Bank, START, TRANSFERS, Transfer, ack_line, parse_ack};
 use clap::Args;
 use hamal::{Database, RecoveryReport};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -172,7 +173,7 @@ fn one_round(
     transfer_and_kill(c, stop, dir, round, time, tally)?;
 
     let started = Instant::now();
-    let (db, report) = common.builder(stop).open_with_report(dir)?;
+    let (db, report) = common.opening(stop).run(|b| b.open_with_report(dir))?;
     let recovery = started.elapsed().as_secs_f64();
     tally.recoveries.push(recovery);
     tally.rolled_back += report.losers.len();
@@ -231,6 +232,8 @@ fn transfer_and_kill(
     child.arg("demo-child").arg(dir);
     child.args(["--threads", &c.threads.to_string(), "--accounts", &c.accounts.to_string()]);
     child.args(["--round", &round.to_string()]);
+    // A group of its own: Ctrl-C is for this process, which then ends that one.
+    child.process_group(0);
     let mut child = Killed(child.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(fail)?);
     let Some(pipe) = child.0.stdout.take() else { return Err(fail(io::ErrorKind::BrokenPipe.into())) };
 
@@ -311,9 +314,9 @@ fn summary(c: &Demo, common: &Common, tally: &Tally, out: &mut Out) -> Result<()
     out.line("")?;
     out.line(format_args!("transfers acknowledged   {}", grouped(acknowledged)))?;
     out.line(format_args!("transfers per second     {}", grouped(speed)))?;
-    out.line(format_args!("killed with SIGKILL      {} times", c.kills))?;
+    out.line(format_args!("killed with SIGKILL      {}", count(c.kills.into(), "time")))?;
     out.line(format_args!("seconds to open again    {}", recoveries.join(", ")))?;
-    out.line(format_args!("rolled back by recovery  {} transactions", tally.rolled_back))?;
+    out.line(format_args!("rolled back by recovery  {}", count(tally.rolled_back as u64, "transaction")))?;
     out.line(format_args!("verified each time       the sum is {sum}, unchanged"))?;
     out.line("                         every acknowledged transfer is there")?;
     out.line(format_args!(
@@ -346,11 +349,9 @@ impl Dice {
 /// Transfers until it is killed, or nobody listens.
 pub(crate) fn child(c: &DemoChild, common: &Common) -> Result<()> {
     // Checkpoints come thick and fast, so that the kill hits them too.
-    let db = common
-        .builder(&Stop::default())
-        .checkpoint_interval(Duration::from_millis(300))
-        .checkpoint_log_bytes(4 << 20)
-        .open(&c.dir)?;
+    let db = common.opening(&Stop::default()).run(|b| {
+        b.clone().checkpoint_interval(Duration::from_millis(300)).checkpoint_log_bytes(4 << 20).open(&c.dir)
+    })?;
     let pipe = Mutex::new(io::stdout());
     tell(&pipe, "ready\n")?;
     let fast = c.accounts - SLOW_ACCOUNTS;

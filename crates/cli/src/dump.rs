@@ -1,7 +1,7 @@
 //! `hamal dump` and `hamal scan`: rows out of a tree, in key order.
 
 use crate::open::{Common, Stop};
-use crate::output::{Failure, Out, Result, bytes, grouped, hex};
+use crate::output::{Failure, Out, Result, bytes, count, hex};
 use crate::rows::{Format, escape, json_text, write_row};
 use clap::Args;
 use std::io::{BufWriter, Write};
@@ -75,7 +75,7 @@ pub(crate) fn dump(c: &Dump, common: &Common, out: &mut Out) -> Result<()> {
     let stop = Stop::listen()?;
     let by_name = c.output.as_deref().map_or(Format::Tsv, Format::of);
     let format = c.format.unwrap_or(if common.json { Format::Jsonl } else { by_name });
-    let (db, _) = common.read_only(&c.dir)?;
+    let (db, _) = common.read_only(&c.dir, &stop)?;
     let tree = db.begin_read()?.tree(&c.tree)?;
     let Some(path) = &c.output else {
         for row in tree.iter() {
@@ -108,7 +108,7 @@ pub(crate) fn dump(c: &Dump, common: &Common, out: &mut Out) -> Result<()> {
     if common.json {
         return out.json(&serde_json::json!({ "rows": rows, "file": path }));
     }
-    out.line(format_args!("{} rows written to {}", grouped(rows), path.display()))
+    out.line(format_args!("{} written to {}", count(rows, "row"), path.display()))
 }
 
 fn check(stop: &Stop) -> Result<()> {
@@ -119,7 +119,7 @@ pub(crate) fn scan(c: &Scan, common: &Common, out: &mut Out) -> Result<()> {
     let stop = Stop::listen()?;
     let key = |text: &Option<String>| text.as_deref().map(|t| bytes(t, c.hex)).transpose();
     let range = range(key(&c.from)?, key(&c.to)?, key(&c.prefix)?);
-    let (db, _) = common.read_only(&c.dir)?;
+    let (db, _) = common.read_only(&c.dir, &stop)?;
     let tree = db.begin_read()?.tree(&c.tree)?;
     let Some(range) = range else { return Ok(()) };
     let mut rows = tree.range(range);

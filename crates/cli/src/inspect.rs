@@ -1,7 +1,7 @@
 //! `hamal verify`, `page`, `stat`, `recover`: a database looked into, and recovered for good.
 
 use crate::open::{Common, Stop, exists};
-use crate::output::{Failure, Out, Result, grouped, progress};
+use crate::output::{Failure, Out, Result, count, grouped, progress};
 use crate::waldump::{End, Records, number};
 use clap::Args;
 use hamal::inspect::Inspect;
@@ -91,18 +91,22 @@ pub(crate) fn verify(c: &Verify, common: &Common, out: &mut Out) -> Result<()> {
     let log = check_log(&inspect, &end, &stop)?;
     let mut findings = log.findings;
     if !common.json {
-        let (records, kib) = (grouped(log.records), grouped(log.bytes / 1024));
-        out.line(format_args!("log       {records} records, {kib} KiB; {}", end.words()))?;
+        let (records, kib) = (count(log.records, "record"), grouped(log.bytes.div_ceil(1024)));
+        out.line(format_args!("log       {records}, {kib} KiB; {}", end.words()))?;
         out.flush()?;
     }
 
     // What recovery would make of it, checked page by page.
-    let pages = match common.builder(&stop).open_read_only(&c.dir) {
-        Err(e) if e.is_corruption() => {
-            findings.push(e.to_string());
+    let pages = match common.opening(&stop).run(|b| b.open_read_only(&c.dir)) {
+        Err(Failure::Engine(e)) if e.is_corruption() => {
+            // The log's own damage has been found already.
+            let text = e.to_string();
+            if !findings.contains(&text) {
+                findings.push(text);
+            }
             None
         }
-        Err(e) => return Err(e.into()),
+        Err(e) => return Err(e),
         Ok((db, report)) => {
             if !common.json {
                 let lines = report.to_string();
@@ -156,10 +160,10 @@ pub(crate) fn verify(c: &Verify, common: &Common, out: &mut Out) -> Result<()> {
                 grouped(p.inner),
                 grouped(p.overflow)
             ))?;
-            let (trees, rows) = (grouped(p.trees), grouped(p.rows));
-            let (ghosts, garbage) = (grouped(p.ghosts), grouped(p.garbage_rows));
+            let (trees, rows) = (grouped(p.trees), count(p.rows, "row"));
+            let (ghosts, garbage) = (count(p.ghosts, "ghost"), count(p.garbage_rows, "garbage row"));
             out.line(format_args!(
-                "trees     {trees}, {rows} rows; {ghosts} ghosts, {garbage} things to be freed"
+                "trees     {trees}, the engine's own included: {rows}, {ghosts}, {garbage}"
             ))?;
         }
         findings.iter().try_for_each(|f| out.line(format_args!("FINDING   {f}")))?;
@@ -169,7 +173,7 @@ pub(crate) fn verify(c: &Verify, common: &Common, out: &mut Out) -> Result<()> {
     }
     match findings.len() {
         0 => Ok(()),
-        n => Err(Failure::Check(format!("{}: {n} findings", c.dir.display()))),
+        n => Err(Failure::Check(format!("{}: {}", c.dir.display(), count(n as u64, "finding")))),
     }
 }
 
@@ -287,7 +291,7 @@ pub(crate) fn page(c: &Page, common: &Common, out: &mut Out) -> Result<()> {
 type Shown = (Vec<u8>, String, Option<String>);
 
 fn recovered_page(c: &Page, common: &Common) -> Result<Shown> {
-    let (db, _) = common.read_only(&c.dir)?;
+    let (db, _) = common.read_only(&c.dir, &Stop::listen()?)?;
     Ok((db.page(c.page)?, db.describe_page(c.page)?, None))
 }
 
@@ -382,7 +386,7 @@ pub(crate) fn stat(c: &Stat, common: &Common, out: &mut Out) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
         Err(e) => return Err(Failure::Io(data.display().to_string(), e)),
     };
-    let opened = common.read_only(&c.dir);
+    let opened = common.read_only(&c.dir, &Stop::listen()?);
     let managers: Vec<String> =
         control.managers.iter().map(|m| format!("{} {} (version {})", m.id, m.name, m.version)).collect();
     let head = [
@@ -475,7 +479,7 @@ fn report_json(r: &RecoveryReport) -> serde_json::Value {
 
 pub(crate) fn recover(c: &Recover, common: &Common, out: &mut Out) -> Result<()> {
     exists(&c.dir)?;
-    let (db, report) = common.builder(&Stop::listen()?).open_with_report(&c.dir)?;
+    let (db, report) = common.opening(&Stop::listen()?).run(|b| b.open_with_report(&c.dir))?;
     if common.json {
         out.json(&report_json(&report))?;
     } else {

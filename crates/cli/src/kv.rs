@@ -100,7 +100,7 @@ fn no_key(text: &str, is_hex: bool) -> Failure {
 
 pub(crate) fn get(c: &Get, common: &Common, out: &mut Out) -> Result<()> {
     let key = bytes(&c.key, c.hex)?;
-    let (db, _) = common.read_only(&c.dir)?;
+    let (db, _) = common.read_only(&c.dir, &Stop::listen()?)?;
     let value = db.begin_read()?.tree(&c.tree)?.get(&key)?.ok_or_else(|| no_key(&c.key, c.hex))?;
     match (common.json, c.hex) {
         (true, true) => out.json(&serde_json::json!({ "key": hex(&key), "value": hex(&value) })),
@@ -131,7 +131,7 @@ pub(crate) fn put(c: &Put, common: &Common) -> Result<()> {
         (None, Some(text)) => bytes(text, c.hex)?,
         (None, None) => return Err(Failure::Usage("a value, or --file, is needed".into())),
     };
-    let db = common.builder(&Stop::listen()?).open_or_create(&c.dir)?;
+    let db = common.opening(&Stop::listen()?).run(|b| b.open_or_create(&c.dir))?;
     let txn = db.begin_write()?;
     txn.open_or_create_tree(&c.tree)?.put(&key, &value)?;
     txn.commit()?;
@@ -141,7 +141,7 @@ pub(crate) fn put(c: &Put, common: &Common) -> Result<()> {
 pub(crate) fn del(c: &Del, common: &Common) -> Result<()> {
     let key = bytes(&c.key, c.hex)?;
     exists(&c.dir)?;
-    let db = common.builder(&Stop::listen()?).open(&c.dir)?;
+    let db = common.opening(&Stop::listen()?).run(|b| b.open(&c.dir))?;
     let txn = db.begin_write()?;
     let old = txn.tree(&c.tree)?.remove(&key)?;
     txn.commit()?;
@@ -150,7 +150,7 @@ pub(crate) fn del(c: &Del, common: &Common) -> Result<()> {
 }
 
 pub(crate) fn trees(c: &Trees, common: &Common, out: &mut Out) -> Result<()> {
-    let (db, _) = common.read_only(&c.dir)?;
+    let (db, _) = common.read_only(&c.dir, &Stop::listen()?)?;
     let txn = db.begin_read()?;
     for name in txn.trees()? {
         let rows = if c.count { Some(txn.tree(&name)?.len()?) } else { None };

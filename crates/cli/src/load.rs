@@ -4,7 +4,7 @@
 //! upserts, so running the same load again completes it and changes nothing else.
 
 use crate::open::{Common, Stop};
-use crate::output::{Failure, Out, Result, grouped, progress, rate};
+use crate::output::{Failure, Out, Result, count, grouped, progress, rate};
 use crate::rows::{Format, Line, RowReader};
 use clap::Args;
 use hamal::{Database, ErrorKind, Tree, WriteTxn};
@@ -82,7 +82,7 @@ pub(crate) fn load(c: &Load, common: &Common, out: &mut Out) -> Result<()> {
     // The input first: a misspelt file name must not leave a new database behind.
     let (input, size) = open_input(&c.file)?;
     let format = c.format.unwrap_or_else(|| Format::of(&c.file));
-    let db = common.builder(&stop).open_or_create(&c.dir)?;
+    let db = common.opening(&stop).run(|b| b.open_or_create(&c.dir))?;
     let started = Instant::now();
     let read = Arc::new(AtomicU64::new(0));
     let bar = progress("loading", size);
@@ -95,7 +95,10 @@ pub(crate) fn load(c: &Load, common: &Common, out: &mut Out) -> Result<()> {
     let closed = db.close();
     let time = started.elapsed();
     let Done { rows, batches, bad } = done;
-    let state = format!("{} rows of {} whole batches are in", grouped(rows), grouped(batches));
+    let whole =
+        if batches == 1 { "1 whole batch".into() } else { format!("{} whole batches", grouped(batches)) };
+    let are = if rows == 1 { "is" } else { "are" };
+    let state = format!("{} of {whole} {are} in", count(rows, "row"));
     match result {
         Ok(()) => closed?,
         Err(Stopped::BadRow) => {
@@ -119,11 +122,11 @@ pub(crate) fn load(c: &Load, common: &Common, out: &mut Out) -> Result<()> {
             rows_per_second: rate(rows, time),
         });
     }
-    let skipped = if bad > 0 { format!(", {} bad rows skipped", grouped(bad)) } else { String::new() };
+    let skipped = if bad > 0 { format!(", {} skipped", count(bad, "bad row")) } else { String::new() };
     out.line(format_args!(
-        "{} rows loaded in {} batches, {:.2} s, {} rows/s{skipped}",
-        grouped(rows),
-        grouped(batches),
+        "{} loaded in {}, {:.2} s, {} rows/s{skipped}",
+        count(rows, "row"),
+        count(batches, "batch"),
         time.as_secs_f64(),
         grouped(rate(rows, time)),
     ))
@@ -180,7 +183,7 @@ impl Loader<'_> {
             let why = match line.row {
                 Ok((key, value)) => match batch.tree.put(&key, &value) {
                     Ok(()) => None,
-                    // A key that is empty or too long: the row's fault, refused before anything was changed.
+                    // A key that is too long: the row's fault, refused before anything was changed.
                     Err(e) if e.kind() == ErrorKind::InvalidArgument => Some(e.to_string()),
                     Err(e) => {
                         let _ = batch.txn.rollback();

@@ -4,6 +4,7 @@ use crate::output::{Failure, Result, progress};
 use clap::Args;
 use hamal::trace::Event;
 use hamal::{Builder, Database, RecoveryReport};
+use indicatif::ProgressBar;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -22,24 +23,39 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// A builder with the tracer of `--verbose`, progress of recovery, and Ctrl-C during recovery.
-    pub(crate) fn builder(&self, stop: &Stop) -> Builder {
-        let stop = stop.clone();
-        let mut bar = None;
+    /// Options with the tracer of `--verbose`, progress of recovery, and Ctrl-C during recovery.
+    pub(crate) fn opening(&self, stop: &Stop) -> Opening {
+        let bar = progress("recovering", Some(1));
+        let (stop, shown) = (stop.clone(), bar.clone());
         let builder = Database::builder().progress(move |p| {
-            let bar = bar.get_or_insert_with(|| progress("recovering", Some(1)));
-            bar.set_length(p.total.max(1));
-            bar.set_position(p.done);
-            bar.set_message(format!("{:?}", p.phase).to_lowercase());
+            shown.set_length(p.total.max(1));
+            shown.set_position(p.done);
+            shown.set_message(format!("{:?}", p.phase).to_lowercase());
             if stop.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        if self.verbose { builder.tracer(Arc::new(print_event)) } else { builder }
+        let builder = if self.verbose { builder.tracer(Arc::new(print_event)) } else { builder };
+        Opening { builder, bar }
     }
 
     /// Opens a database for reading: recovered in memory, unchanged on disk.
-    pub(crate) fn read_only(&self, dir: &Path) -> Result<(Database, RecoveryReport)> {
+    pub(crate) fn read_only(&self, dir: &Path, stop: &Stop) -> Result<(Database, RecoveryReport)> {
         exists(dir)?;
-        Ok(self.builder(&Stop::default()).open_read_only(dir)?)
+        self.opening(stop).run(|b| b.open_read_only(dir))
+    }
+}
+
+/// Options, and the progress line of the recovery that opening may need.
+pub(crate) struct Opening {
+    builder: Builder,
+    bar: ProgressBar,
+}
+
+impl Opening {
+    /// Opens with `f`, and takes the progress line away.
+    pub(crate) fn run<T>(self, f: impl FnOnce(&Builder) -> hamal::Result<T>) -> Result<T> {
+        let opened = f(&self.builder);
+        self.bar.finish_and_clear();
+        Ok(opened?)
     }
 }
 

@@ -133,6 +133,16 @@ pub(crate) fn grouped(n: u64) -> String {
     out
 }
 
+/// A count of things: `1 row`, `1 200 rows`.
+pub(crate) fn count(n: u64, thing: &str) -> String {
+    let plural = match (n, thing) {
+        (1, _) => "",
+        (_, "batch") => "es",
+        _ => "s",
+    };
+    format!("{} {thing}{plural}", grouped(n))
+}
+
 /// `n` per second of `time`; zero if there was no time.
 pub(crate) fn rate(n: u64, time: Duration) -> u64 {
     let seconds = time.as_secs_f64();
@@ -178,5 +188,7 @@ mod tests {
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1000), "1 000");
         assert_eq!(grouped(1234567), "1 234 567");
+        assert_eq!(count(1, "row"), "1 row");
+        assert_eq!(count(0, "batch"), "0 batches");
     }
 }

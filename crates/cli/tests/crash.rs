@@ -135,6 +135,32 @@ fn demo_proves_and_leaves_nothing() {
 }
 
 #[test]
+fn demo_stops_at_ctrl_c() {
+    let d = Dir::new();
+    let temp = d.path("tmp");
+    std::fs::create_dir(&temp).unwrap();
+    let mut child = program()
+        .args(["demo", "--seconds", "60"])
+        .env("TMPDIR", &temp)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0);
+}
+
+#[test]
 fn demo_keeps_its_directory_if_it_was_named() {
     let d = Dir::new();
     let args = ["demo", "--seconds", "0.5", "--kills", "1", "--dir", &d.db, "--json"];

@@ -3,7 +3,7 @@ mod common;
 use common::*;
 use std::path::PathBuf;
 
-fn reading<'a>(db: &'a str) -> Vec<Vec<&'a str>> {
+fn reading(db: &str) -> Vec<Vec<&str>> {
     vec![
         vec!["verify", db],
         vec!["stat", db],
@@ -96,7 +96,8 @@ fn flipped_bytes_and_cut_files() {
 
     // Each file cut in half, or gone: some commands fail, none panics, and none makes it worse.
     for path in [&data, &control, &log] {
-        for keep in [was[path].len() / 2, 0] {
+        // (Of the control file one slot of the two is enough, so not even that is left of it.)
+        for keep in [if path == &control { 4000 } else { was[path].len() / 2 }, 0] {
             std::fs::write(path, &was[path][..keep]).unwrap();
             let before = files(&d.db);
             assert_ne!(hamal(&["verify", &d.db]).code, 0, "{path:?} cut to {keep}");

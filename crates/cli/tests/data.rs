@@ -25,7 +25,10 @@ fn put_get_del() {
     assert_eq!(hamal(&["get", &d.db, "t", "bytes", "--raw"]).ok().bytes, [0, 255, 10]);
     assert_eq!(hamal(&["get", &d.db, "t", "bytes"]).ok().out, "\\x00\\xff\\n\n");
     hamal(&["put", &d.db, "t", "novalue"]).code(2);
-    hamal(&["put", &d.db, "t", "", "empty key"]).code(3);
+    hamal(&["put", &d.db, "t", "", "the empty key"]).ok();
+    assert_eq!(hamal(&["get", &d.db, "t", ""]).ok().out, "the empty key\n");
+    hamal(&["del", &d.db, "t", ""]).ok();
+    hamal(&["put", &d.db, "t", &"k".repeat(20_000), "v"]).code(3).says("1024");
     hamal(&["del", &d.db, "t", "apple"]).ok();
     hamal(&["del", &d.db, "t", "apple"]).code(1);
     hamal(&["get", &d.db, "t", "apple"]).code(1);
@@ -76,24 +79,28 @@ fn load_good_and_bad() {
 
     // Upserts; CSV by its name, with a header.
     let csv = d.write("prices.csv", b"key,value\nkey000000,\"new, \"\"value\"\"\"\n");
-    hamal(&["load", &d.db, "t", &csv, "--header"]).ok().says("1 rows");
+    hamal(&["load", &d.db, "t", &csv, "--header"]).ok().says("1 row loaded");
     assert_eq!(hamal(&["get", &d.db, "t", "key000000"]).ok().out, "new, \"value\"\n");
 
     // A bad row: whole batches before it are in, the batch it is in is not.
     let bad = d.write("bad.tsv", b"a\t1\nb\t2\nc\t3\nno tab here\nd\t4\n");
-    hamal(&["load", &d.db, "bad", &bad, "--batch", "2"]).code(1).says("bad.tsv:4: no tab").says("2 rows");
+    hamal(&["load", &d.db, "bad", &bad, "--batch", "2"])
+        .code(1)
+        .says("bad.tsv:4: no tab")
+        .says("2 rows of 1 whole batch are in");
     assert_eq!(hamal(&["dump", &d.db, "bad"]).ok().out, "a\t1\nb\t2\n");
     hamal(&["load", &d.db, "bad2", &bad, "--atomic"]).code(1).says("0 rows");
     hamal(&["dump", &d.db, "bad2"]).code(3).says("bad2");
     hamal(&["load", &d.db, "bad", &bad, "--batch", "2", "--skip-bad"])
         .ok()
         .says("bad.tsv:4")
-        .says("1 bad rows");
+        .says("1 bad row skipped");
     assert_eq!(hamal(&["dump", &d.db, "bad"]).ok().out, "a\t1\nb\t2\nc\t3\nd\t4\n");
     // The engine's own limits are a bad row too.
-    let long = d.write("long.tsv", format!("{}\t1\n\t2\nok\t3\n", "k".repeat(20_000)).as_bytes());
-    hamal(&["load", &d.db, "long", &long, "--skip-bad"]).ok().says("long.tsv:1").says("long.tsv:2");
-    assert_eq!(hamal(&["dump", &d.db, "long"]).ok().out, "ok\t3\n");
+    let long = d.write("long.tsv", format!("ok\t1\n{}\t2\n\t3\n", "k".repeat(20_000)).as_bytes());
+    hamal(&["load", &d.db, "long", &long, "--skip-bad"]).ok().says("long.tsv:2: a key of 20000 bytes");
+    assert_eq!(hamal(&["dump", &d.db, "long"]).ok().out, "\t3\nok\t1\n");
+    hamal(&["load", &d.db, "long2", &long, "--batch", "1"]).code(1).says("1 row of 1 whole batch is in");
 
     hamal(&["load", &d.db, "t", &bad, "--batch", "0"]).code(2);
     hamal(&["load", &d.db, "t", &bad, "--batch", "5", "--atomic"]).code(2);

@@ -148,7 +148,10 @@ impl Core {
     /// Makes what room can be made in the log: writes every dirty page and takes a checkpoint. No latch and no credit held.
     pub(crate) fn relieve(&self) -> Result<()> {
         self.pool.flush_all(WriteReason::Asked)?;
-        self.checkpoint().map(drop)
+        self.checkpoint().map(drop)?;
+        // A rollback on another thread may wait for just that.
+        self.txns.space_returned();
+        Ok(())
     }
 
     /// The most pages that may be dirty: what the pool admits (frames, and the image share of the log).

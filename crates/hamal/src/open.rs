@@ -399,6 +399,10 @@ fn assemble(
     Ok(Assembled { pool, txns, space, btree, garbage, catalogue })
 }
 
+/// Bounds of the memory for log records in redo: as much as the cache, within these.
+const REDO_MEMORY_MIN: u64 = 16 << 20;
+const REDO_MEMORY_MAX: u64 = 512 << 20;
+
 /// Opens what is there and runs the restart.
 fn wire(
     options: &Builder,
@@ -455,9 +459,14 @@ fn wire(
         reader,
         find_end_seconds,
         bypass,
+        redo_memory: (settings.page_size as u64 * settings.frames as u64)
+            .clamp(REDO_MEMORY_MIN, REDO_MEMORY_MAX),
         trace: trace.clone(),
     };
+    // Until the last loser has ended, what looks settled may be a loser's: no purge, no merge (T11).
+    parts.btree.set_undo_only(true);
     let report = restart(context, progress)?;
+    parts.btree.set_undo_only(false);
     let core = Core::new(Parts {
         options: options.clone(),
         settings,

@@ -10,7 +10,7 @@ use hamal_log::Ticket;
 use hamal_page::TreeId;
 use hamal_txn::{OpGuard, Txn, View};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -25,6 +25,8 @@ pub(crate) struct WriteInner {
     /// Trees that this transaction made, renamed or dropped: their present names, or none if they are gone.
     changed: Mutex<HashMap<TreeId, Option<String>>>,
     any_changed: AtomicBool,
+    /// Trees that it may write in: registered, and checked since.
+    registered: Mutex<HashSet<TreeId>>,
     // Last, so that the database is closed after everything else is gone.
     pub(crate) shared: Arc<Shared>,
 }
@@ -44,15 +46,17 @@ impl WriteInner {
         View { snapshot: self.txn.snapshot(), own: self.txn.id() }
     }
 
-    /// Runs a statement: under the operation lock; undone as a whole if it fails; once more if the log was full and room
-    /// could be made. `f` may thus run twice.
+    /// Runs a statement: under the operation lock; undone as a whole if it fails; once more if log or device were full and
+    /// room could be made. `f` may thus run twice.
     pub(crate) fn statement<T>(&self, mut f: impl FnMut(&Txn) -> Result<T>) -> Result<T> {
         match self.attempt(&mut f) {
-            Err(full) if full.kind() == ErrorKind::LogFull => match self.shared.core.relieve() {
-                Ok(()) => self.attempt(&mut f),
-                Err(e) if e.kind() == ErrorKind::Poisoned => Err(e),
-                Err(_) => Err(full),
-            },
+            Err(full) if matches!(full.kind(), ErrorKind::LogFull | ErrorKind::NoSpace) => {
+                match self.shared.core.relieve() {
+                    Ok(()) => self.attempt(&mut f),
+                    Err(e) if e.kind() == ErrorKind::Poisoned => Err(e),
+                    Err(_) => Err(full),
+                }
+            }
             done => done,
         }
     }
@@ -61,12 +65,12 @@ impl WriteInner {
     pub(crate) fn attempt<T>(&self, f: &mut dyn FnMut(&Txn) -> Result<T>) -> Result<T> {
         let _op = self.enter()?;
         let txns = &self.shared.core.txns;
-        let before = txns.savepoint(&self.txn);
+        let before = txns.mark(&self.txn);
         f(&self.txn).map_err(|e| {
             if matches!(e.kind(), ErrorKind::Poisoned | ErrorKind::TransactionEnded) {
                 return e;
             }
-            match txns.rollback_to(&self.txn, &before) {
+            match txns.rollback_to_mark(&self.txn, before) {
                 Ok(()) => e,
                 Err(worse) => worse,
             }
@@ -75,15 +79,18 @@ impl WriteInner {
 
     /// What a statement does before it writes in a tree. Under the operation lock.
     pub(crate) fn register(&self, info: &TreeInfo) -> Result<()> {
-        if self.txn.is_registered(info.tree.id) {
+        // Only a registration whose check succeeded counts: a failed one stays in the table until the end.
+        if self.registered.lock().contains(&info.tree.id) {
             return Ok(());
         }
         let catalogue = &self.shared.core.catalogue;
         let renamed = self.changed.lock().get(&info.tree.id).cloned().flatten();
         match renamed {
-            Some(name) => catalogue.register(&self.txn, &TreeInfo { name, tree: info.tree }),
-            None => catalogue.register(&self.txn, info),
+            Some(name) => catalogue.register(&self.txn, &TreeInfo { name, tree: info.tree })?,
+            None => catalogue.register(&self.txn, info)?,
         }
+        self.registered.lock().insert(info.tree.id);
+        Ok(())
     }
 
     /// Whether this transaction dropped the tree, or rolled its creation back.
@@ -143,6 +150,7 @@ impl WriteTxn {
                 ended: AtomicBool::new(false),
                 changed: Mutex::default(),
                 any_changed: AtomicBool::new(false),
+                registered: Mutex::default(),
                 shared: shared.clone(),
             }))),
             Err(e) => {

@@ -24,6 +24,8 @@ pub struct PageRedo {
     pub whole: Option<(Lsn, Whole)>,
     /// Records that name the page in [R, end], from the newest whole-page record on.
     pub records: Vec<Lsn>,
+    /// Bytes of these records in the log: what redo will have in memory at once.
+    pub bytes: u64,
     /// Records before the newest whole-page record: only counted.
     pub superseded: u64,
 }
@@ -188,9 +190,11 @@ fn note_block(p: &mut PageRedo, r: &Record, page: PageId, whole: Whole, begin: L
         }
         p.superseded += p.records.len() as u64;
         p.records.clear();
+        p.bytes = 0;
         p.whole = Some((r.lsn, whole));
     }
     p.records.push(r.lsn);
+    p.bytes += r.len() as u64;
     if r.lsn >= begin && p.rec.is_null() {
         p.rec = r.lsn;
         trace.emit(|| Event::DptAdd { page, rec_lsn: r.lsn });

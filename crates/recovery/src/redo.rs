@@ -19,6 +19,7 @@ use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{LogReader, Record, Whole};
 use hamal_page::{Lsn, PageId, header};
 use hamal_trace::{Event, Phase, SkipReason};
+use std::collections::HashMap;
 
 /// Redoes every page of the analysis.
 ///
@@ -38,38 +39,101 @@ pub fn redo(
         pool.grow_to(last.0 + 1)?;
     }
     prove_log_not_behind(ctx, analysis)?;
-    for (n, (&page, todo)) in analysis.pages.iter().enumerate() {
-        if n % 256 == 0 {
-            step(progress, Phase::Redo, n as u64, total)?;
-        }
-        report.skipped.add(SkipReason::OlderThanImage, todo.superseded);
-        if todo.rec.is_null() && ctx.bypass {
-            skip_all(ctx, report, page, todo, SkipReason::PageNotInDpt);
-            continue;
-        }
-        match todo.whole {
-            Some((_, Whole::Free)) => skip_all(ctx, report, page, todo, SkipReason::PageFreed),
-            Some((lsn, _)) => {
-                let mut target = pool.redo_page(page, false)?;
-                report.pages_rebuilt += 1;
-                ctx.trace.emit(|| Event::RedoImage { page, lsn, torn: false });
-                for &lsn in &todo.records {
-                    apply(ctx, report, &mut target, page, lsn)?;
-                }
-                // T42: the page's own version on disk may be torn, so the log is needed from the whole-page record on.
-                target.set_dirty(lsn);
+    let mut done = 0;
+    let mut pages = analysis.pages.iter().peekable();
+    while pages.peek().is_some() {
+        // A batch: pages whose records fit. One page alone may be larger than the memory; it is a batch of its own.
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(&(&page, todo)) = pages.peek() {
+            let more = if reads_records(ctx, todo) {
+                todo.bytes + RECORD_MEMORY * todo.records.len() as u64
+            } else {
+                0
+            };
+            if bytes + more > ctx.redo_memory && !batch.is_empty() {
+                break;
             }
-            None => redo_onto_disk_version(ctx, report, page, todo)?,
+            bytes += more;
+            batch.push((page, todo));
+            pages.next();
+        }
+        let records = collect(ctx, &batch)?;
+        for (page, todo) in batch {
+            if done % 256 == 0 {
+                step(progress, Phase::Redo, done, total)?;
+            }
+            done += 1;
+            redo_one(ctx, report, &records, page, todo)?;
         }
     }
     pool.end_redo();
     step(progress, Phase::Redo, total, total)
 }
 
+/// Memory that a record takes beside its bytes, about.
+const RECORD_MEMORY: u64 = 192;
+
+/// The records of a batch of pages, by LSN.
+type Records = HashMap<Lsn, Record>;
+
+/// Whether redo of the page looks at any record.
+fn reads_records(ctx: &RestartContext<'_>, todo: &PageRedo) -> bool {
+    !(todo.rec.is_null() && ctx.bypass || matches!(todo.whole, Some((_, Whole::Free))))
+}
+
+/// One pass over the log: the records that the batch needs.
+fn collect(ctx: &mut RestartContext<'_>, batch: &[(PageId, &PageRedo)]) -> Result<Records> {
+    let mut wanted: Vec<Lsn> = batch
+        .iter()
+        .filter(|(_, todo)| reads_records(ctx, todo))
+        .flat_map(|(_, todo)| todo.records.iter().copied())
+        .collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let mut records = Records::with_capacity(wanted.len());
+    for lsn in wanted {
+        records.insert(lsn, read(&mut ctx.reader, lsn)?);
+    }
+    Ok(records)
+}
+
+/// Redoes one page.
+fn redo_one(
+    ctx: &mut RestartContext<'_>,
+    report: &mut RecoveryReport,
+    records: &Records,
+    page: PageId,
+    todo: &PageRedo,
+) -> Result<()> {
+    report.skipped.add(SkipReason::OlderThanImage, todo.superseded);
+    if todo.rec.is_null() && ctx.bypass {
+        skip_all(ctx, report, page, todo, SkipReason::PageNotInDpt);
+        return Ok(());
+    }
+    match todo.whole {
+        Some((_, Whole::Free)) => skip_all(ctx, report, page, todo, SkipReason::PageFreed),
+        Some((lsn, _)) => {
+            let pool = ctx.txns.pool().clone();
+            let mut target = pool.redo_page(page, false)?;
+            report.pages_rebuilt += 1;
+            ctx.trace.emit(|| Event::RedoImage { page, lsn, torn: false });
+            for &lsn in &todo.records {
+                apply(ctx, report, records, &mut target, page, lsn)?;
+            }
+            // T42: the page's own version on disk may be torn, so the log is needed from the whole-page record on.
+            target.set_dirty(lsn);
+        }
+        None => redo_onto_disk_version(ctx, report, records, page, todo)?,
+    }
+    Ok(())
+}
+
 /// Redo of a page without a whole-page record in the log: onto the version on disk.
 fn redo_onto_disk_version(
     ctx: &mut RestartContext<'_>,
     report: &mut RecoveryReport,
+    records: &Records,
     page: PageId,
     todo: &PageRedo,
 ) -> Result<()> {
@@ -93,7 +157,7 @@ fn redo_onto_disk_version(
             note_skip(ctx, report, lsn, page, SkipReason::PageLsnNotBelowLsn, rec, page_lsn);
             continue;
         }
-        let former = apply(ctx, report, &mut target, page, lsn)?;
+        let former = apply(ctx, report, records, &mut target, page, lsn)?;
         if first_applied.is_none() && former > page_lsn {
             // The record says what pageLSN it was made on. A page that is older lost a write (T32).
             return Err(Error::new(
@@ -117,13 +181,16 @@ fn redo_onto_disk_version(
 
 /// Applies the record at `lsn` to the page; returns the pageLSN that the record was made on.
 fn apply(
-    ctx: &mut RestartContext<'_>,
+    ctx: &RestartContext<'_>,
     report: &mut RecoveryReport,
+    records: &Records,
     target: &mut RedoPage<'_>,
     page: PageId,
     lsn: Lsn,
 ) -> Result<Lsn> {
-    let record = read(&mut ctx.reader, lsn)?;
+    let gone =
+        || Error::internal("REC-3: a record was not collected for its page").with_lsn(lsn).with_page(page);
+    let record = records.get(&lsn).ok_or_else(gone)?;
     let i = record.blocks.iter().position(|b| b.page == page).ok_or_else(|| {
         Error::internal("REC-3: a record listed for a page does not name it").with_lsn(lsn).with_page(page)
     })?;

@@ -27,6 +27,8 @@ pub struct RestartContext<'a> {
     /// Whether pages are read past the operating system's cache. If not, every page named in [R, end] is treated as
     /// dirty whatever its pageLSN (T4).
     pub bypass: bool,
+    /// Bytes of log records that redo may hold in memory at once; a longer log is passed several times.
+    pub redo_memory: u64,
     /// Where events go.
     pub trace: Trace,
 }

@@ -4,7 +4,9 @@
 use hamal_checkpoint::{CheckpointData, CheckpointEnd, Chunk, Control};
 use hamal_disk::{Disk, MemDisk};
 use hamal_error::{ErrorKind, Poison};
-use hamal_log::{Block, Log, LogIdentity, LogOptions, LogReader, RecordKind, RecordSpec, TxnRef, Whole, find_end};
+use hamal_log::{
+    Block, Log, LogIdentity, LogOptions, LogReader, RecordKind, RecordSpec, TxnRef, Whole, find_end,
+};
 use hamal_page::{DbId, Lsn, PageId, RmId, TxnId};
 use hamal_recovery::{Analysis, analyse};
 use hamal_trace::{ForceReason, Trace};
@@ -27,16 +29,35 @@ impl History {
         disk.create_dir("wal").unwrap();
         let identity = LogIdentity { db: DbId([3; 16]), timeline: 1 };
         let options = LogOptions { segment_bytes: 256 << 10, ..LogOptions::default() };
-        let log =
-            Log::create(disk.clone(), options, identity, Log::FIRST, Arc::new(Poison::new()), Trace::silent())
-                .unwrap();
+        let log = Log::create(
+            disk.clone(),
+            options,
+            identity,
+            Log::FIRST,
+            Arc::new(Poison::new()),
+            Trace::silent(),
+        )
+        .unwrap();
         History { disk, log, identity, begin: Lsn::NULL, redo: Lsn::NULL, end: Lsn::NULL }
     }
 
-    fn append(&self, kind: RecordKind, txn: TxnRef, prev: Lsn, blocks: &[(u64, Whole)], data: &[u8]) -> (Lsn, Lsn) {
+    fn append(
+        &self,
+        kind: RecordKind,
+        txn: TxnRef,
+        prev: Lsn,
+        blocks: &[(u64, Whole)],
+        data: &[u8],
+    ) -> (Lsn, Lsn) {
         let blocks: Vec<_> = blocks
             .iter()
-            .map(|&(page, whole)| Block { page: PageId(page), former: Lsn::NULL, op: 1, whole, payload: b"x" })
+            .map(|&(page, whole)| Block {
+                page: PageId(page),
+                former: Lsn::NULL,
+                op: 1,
+                whole,
+                payload: b"x",
+            })
             .collect();
         let spec = RecordSpec { kind, rm: RmId(9), txn, prev, blocks: &blocks, undo: data };
         let mut credit = self.log.credit(4096, true).unwrap();
@@ -61,16 +82,18 @@ impl History {
         self.begin = self.append(RecordKind::CheckpointBegin, TxnRef::None, Lsn::NULL, &[], b"").0;
     }
     fn end_checkpoint(&mut self, dpt: &[(u64, Lsn)], att: &[AttEntry]) {
-        let data = CheckpointData {
-            dpt: dpt.iter().map(|&(p, l)| (PageId(p), l)).collect(),
-            att: att.to_vec(),
-        };
+        let data =
+            CheckpointData { dpt: dpt.iter().map(|&(p, l)| (PageId(p), l)).collect(), att: att.to_vec() };
         self.redo = dpt.iter().map(|d| d.1).fold(self.begin, Lsn::min);
         for c in Chunk::cut(&data, self.begin, 1000) {
             self.append(RecordKind::CheckpointChunk, TxnRef::None, Lsn::NULL, &[], &c);
         }
-        let end =
-            CheckpointEnd { begin: self.begin, redo: self.redo, dpt: dpt.len() as u64, att: att.len() as u64 };
+        let end = CheckpointEnd {
+            begin: self.begin,
+            redo: self.redo,
+            dpt: dpt.len() as u64,
+            att: att.len() as u64,
+        };
         self.end = self.append(RecordKind::CheckpointEnd, TxnRef::None, Lsn::NULL, &[], &end.encode()).1;
     }
 

@@ -57,7 +57,7 @@ impl TxnManager {
         if wrote && n.is_multiple_of(COLLECT_EVERY) {
             self.try_collect();
         }
-        // What it read may be visible and not yet durable: then its answer has to wait as well (T21).
+        // What it read may be visible and not yet durable: then its answer has to wait as well.
         Ok(CommitOutcome { timestamp, ticket: self.log().ticket(timestamp) })
     }
 

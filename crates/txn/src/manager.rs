@@ -173,8 +173,9 @@ impl TxnManager {
     // ---- changing ----
 
     /// An undoable change by a transaction: one record. Under the transaction's mutex from before the
-    /// reservation until first, last and undoNext are stored (T6). Takes `undo_bytes` as undo reserve out of
-    /// the credit. The caller holds the operation lock and the latches. After it returns, `txn.id()` is set.
+    /// reservation until first, last and undoNext are stored (TXN-ATT). Takes `undo_bytes` as undo reserve
+    /// out of the credit. The caller holds the operation lock and the latches. After it returns, `txn.id()`
+    /// is set.
     ///
     /// # Errors
     /// `Poisoned`; `TransactionEnded`; `Internal` from inside an undo.
@@ -266,7 +267,8 @@ impl TxnManager {
 
     // ---- visibility and conflicts ----
 
-    /// The status of a writer id. Only to be relied on under the latch of the page that carries the id (T18).
+    /// The status of a writer id. Only to be relied on under the latch of the page that carries the id
+    /// (TXN-SETTLED).
     pub fn status(&self, id: TxnId) -> Status {
         self.horizon.table.get(id)
     }
@@ -352,7 +354,7 @@ impl TxnManager {
     }
     /// Whether everything that `writer` wrote is settled: it has ended and committed below the horizon,
     /// durably. What purge and the garbage collector ask, under the latch of the page that carries the id.
-    /// Always false for ids of losers while recovery undoes (T11).
+    /// Always false for ids of losers while recovery undoes (TXN-SETTLED).
     pub fn settled(&self, writer: TxnId) -> bool {
         match self.status(writer) {
             Status::Settled => true,
@@ -382,8 +384,8 @@ impl TxnManager {
         self.listed.lock().values().cloned().collect()
     }
     /// The active transaction table for a checkpoint, by id: takes each transaction's mutex, one at a time,
-    /// after begin is published (T6). It holds every transaction with a record below the begin record that
-    /// has not ended there.
+    /// after begin is published (TXN-ATT). It holds every transaction with a record below the begin record
+    /// that has not ended there.
     pub fn att(&self) -> Vec<AttEntry> {
         let mut att: Vec<AttEntry> = Vec::new();
         for txn in self.listed() {

@@ -1,4 +1,4 @@
-//! Who writes in which tree (trap T8).
+//! Who writes in which tree.
 //!
 //! A transaction registers with a tree before its first write there, shared; create and drop register
 //! exclusively. So a tree is never dropped, and its pages never used again, while a transaction with changes
@@ -100,7 +100,8 @@ impl Registrations {
 
 impl TxnManager {
     /// Registers the transaction with a tree before its first write there (shared), waiting for an exclusive
-    /// holder (T8). Takes the log space that ending the transaction will need. No latch and no credit held.
+    /// holder (TXN-TREE). Takes the log space that ending the transaction will need. No latch and no credit
+    /// held.
     ///
     /// # Errors
     /// As [`TxnManager::wait_for`]; `LogFull`, `NoSpace`.

@@ -10,9 +10,8 @@ use std::sync::Arc;
 /// A data structure that lives in pages and takes part in logging, rollback and recovery.
 ///
 /// * [`PageOps::apply`] is total and deterministic; the engine checks that a page belongs to the manager.
-/// * [`ResourceManager::undo`] may log any number of redo-only structure records through its context, and
-/// then exactly   one CLR ([`UndoCtx::compensate`] consumes the context). An error from undo stops the engine
-/// (T14, T37).
+/// * [`ResourceManager::undo`] may log any number of redo-only structure records through its context, then
+///   exactly one CLR ([`UndoCtx::compensate`] consumes the context). An error from undo stops the engine.
 pub trait ResourceManager: PageOps {
     /// The name, unique among the managers of a database; stored in the control file.
     fn name(&self) -> &str;

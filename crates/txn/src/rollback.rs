@@ -7,7 +7,7 @@
 //! undoes nothing twice (TXN-CLR). Restart's undo goes through the same [`TxnManager::undo_step`].
 //!
 //! Rollback is never skipped: an undo that fails or panics stops the engine, and the next open tries again
-//! (T37).
+//! (TXN-STOP).
 use crate::rm::{Compensated, UndoCtx};
 use crate::txn::{Savepoint, State, Txn};
 use crate::{ResourceManager, TxnManager};
@@ -102,6 +102,27 @@ impl TxnManager {
         Ok(())
     }
 
+    /// Where the transaction is now, for [`TxnManager::rollback_to_mark`]: what a savepoint is to its owner, a mark is to
+    /// a statement. It costs nothing and is forgotten with the statement.
+    pub fn mark(&self, txn: &Txn) -> Lsn {
+        txn.core.lock().undo_next
+    }
+
+    /// Undoes everything since the mark, which was taken earlier in the same statement: no savepoint and no rollback lies
+    /// between. Wakes whoever waits for the transaction.
+    ///
+    /// # Errors
+    /// `TransactionEnded`; `Poisoned`.
+    pub fn rollback_to_mark(&self, txn: &Txn, mark: Lsn) -> Result<()> {
+        self.poison.check()?;
+        if txn.core.lock().state != State::Live {
+            return Err(txn.ended_error());
+        }
+        self.undo_to(txn, mark)?;
+        txn.wake();
+        Ok(())
+    }
+
     /// Undoes down to, and not including, the record `to`.
     ///
     /// The chain passes through `to`: it was undoNextLSN once, CLRs and dummy CLRs written since point to
@@ -185,7 +206,7 @@ impl TxnManager {
             let m = format!("undo of manager `{}` panicked: {}", rm.name(), panic_text(&*p));
             Error::new(ErrorKind::ResourceManager, m)
         })??;
-        // Exactly one CLR is a fact of the types; that nothing was logged behind it is not (T14).
+        // Exactly one CLR is a fact of the types; that nothing was logged behind it is not.
         if core.last != clr.lsn || core.undo_next != record.prev {
             let m = format!("undo of manager `{}` logged something after its CLR", rm.name());
             return Err(Error::new(ErrorKind::ResourceManager, m));
@@ -246,7 +267,7 @@ impl TxnManager {
         })?;
         if kind == RecordKind::End {
             core.state = State::RolledBack;
-            // Undo is complete: no page carries the id any more (page, version, then status, T18).
+            // Undo is complete: no page carries the id any more (page, version, then status).
             self.versions.rolled_back(txn);
             self.horizon.table.forget(txn.id());
             self.unlist(txn);

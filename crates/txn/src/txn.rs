@@ -2,7 +2,7 @@
 //!
 //! Two locks. The *operation lock* is held by the call in progress, so a transaction does one thing at a
 //! time. The *small mutex* around [`Core`] is held from before a record of the transaction is reserved until
-//! first, last, undoNext and state are stored (TXN-ATT, trap T6): a checkpoint that takes it sees every
+//! first, last, undoNext and state are stored (TXN-ATT): a checkpoint that takes it sees every
 //! record reserved before its begin record.
 use crate::horizon::{Horizon, Now};
 use crate::versions::VersionKey;
@@ -166,7 +166,7 @@ impl Txn {
         crate::View { snapshot: self.snapshot, own: self.id() }
     }
     /// Takes the operation lock and checks that the transaction is live: every public call does this first.
-    /// Remembers the calling thread (a wait for a transaction of one's own thread is an error, T27). Not
+    /// Remembers the calling thread (a wait for a transaction of one's own thread is an error, TXN-WAIT). Not
     /// re-entrant.
     ///
     /// # Errors

@@ -120,8 +120,8 @@ impl VersionStore {
         Err(Error::new(
             ErrorKind::VersionBudget,
             format!(
-                "no room for {bytes} bytes of a former version: {used} of {} bytes are in use, held for {open} open \
-                 snapshots, the oldest at {oldest}",
+                "no room for {bytes} bytes of a former version: {used} of {} bytes are in use, held \
+                 for {open} open snapshots, the oldest at {oldest}",
                 self.budget
             ),
         )
@@ -185,7 +185,8 @@ impl VersionStore {
         true
     }
 
-    /// The newest former state whose writer `visible` accepts. The caller holds the page's latch (T18).
+    /// The newest former state whose writer `visible` accepts. The caller holds the page's latch
+    /// (TXN-VERSIONS).
     pub fn find(&self, rm: RmId, space: u32, key: &[u8], visible: &dyn Fn(TxnId) -> bool) -> FoundVersion {
         let shard = self.shard(rm, space, key).lock();
         let chain = shard.get(&(rm, space)).and_then(|c| c.get(key));

@@ -6,7 +6,7 @@
 //! rolled back to a savepoint the edge is void, though its owner may not have run yet; so a stale edge never
 //! makes a deadlock out of nothing.
 //!
-//! A thread that waits in one transaction cannot go on with another (T27). So the chain of waits also goes
+//! A thread that waits in one transaction cannot go on with another. So the chain of waits also goes
 //! from an idle transaction to what its thread waits for, and a chain that comes back to the waiter's own
 //! thread is a deadlock.
 use crate::Txn;

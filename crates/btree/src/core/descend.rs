@@ -1,9 +1,10 @@
-//! From the root to a node, by latch coupling: the child is latched before the parent is let go, so a child that a parent
-//! names is what it was when the parent was read. Root page ids never change, so a descent needs no other anchor.
+//! From the root to a node, by latch coupling: the child is latched before the parent is let go, so a
+//! child that a parent names is what it was when the parent was read. Root page ids never change, so a
+//! descent needs no other anchor.
 //!
-//! Nothing here waits for anything but latches, which are asked for from root to leaf. A page that is not in memory ends
-//! the section with `Need::Page`; [`Btree::paged`] fetches it without a latch and begins again, keeping the pin, so every
-//! round gets further.
+//! Nothing here waits for anything but latches, which are asked for from root to leaf. A page that is not
+//! in memory ends the section with `Need::Page`; [`Btree::paged`] fetches it without a latch and begins
+//! again, keeping the pin, so every round gets further.
 use super::codec::Broken;
 use super::edit::{KIND_INNER, KIND_LEAF};
 use super::node::Node;
@@ -24,8 +25,8 @@ const PINS: usize = 12;
 pub(crate) enum Target<'k> {
     /// To the node that covers the key.
     At(&'k [u8]),
-    /// To the node that covers the keys just below: strictly, so that a reverse scan leaves a leaf by its lower fence
-    /// (BTREE-9).
+    /// To the node that covers the keys just below: strictly, so that a reverse scan leaves a leaf by its
+    /// lower fence (BTREE-9).
     Below(&'k [u8]),
     /// To the rightmost node.
     Last,
@@ -54,10 +55,12 @@ pub(crate) fn corrupt(page: PageId, Broken(why): Broken) -> Error {
 }
 
 impl Btree {
-    /// Runs a latched section until it needs nothing but what the caller has to see to; fetches pages that it needs.
+    /// Runs a latched section until it needs nothing but what the caller has to see to; fetches pages that
+    /// it needs.
     ///
-    /// Between the need and the fetch no latch is held: a merge may free the page, and what is then on disk need not be a
-    /// page at all. So an error of a fetch counts only if the section asks for the same page again.
+    /// Between the need and the fetch no latch is held: a merge may free the page, and what is then on
+    /// disk need not be a page at all. So an error of a fetch counts only if the section asks for the same
+    /// page again.
     pub(crate) fn paged<T>(&self, mut section: impl FnMut() -> Latched<T>) -> Latched<T> {
         let mut pins: Vec<Pin<'_>> = Vec::new();
         let mut failed: Option<PageId> = None;

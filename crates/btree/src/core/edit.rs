@@ -1,6 +1,6 @@
-//! Changing the bytes of a node: what the operations in `ops/` are made of. Each function depends on the page and its
-//! arguments alone, so the space in a page after any sequence of operations is the same at redo as it was at first
-//! (BTREE-1); compaction, too, is a function of the page.
+//! Changing the bytes of a node: what the operations in `ops/` are made of. Each function depends on the
+//! page and its arguments alone, so the space in a page after any sequence of operations is the same at
+//! redo as it was at first (BTREE-1); compaction, too, is a function of the page.
 use super::codec::{Broken, Sound};
 use super::node::{
     FLAG_CHAIN, INNER_FIXED, LEAF_FIXED, LeafRecord, Node, SLOT, SLOTS, Slot, UNBOUNDED, Word, at,

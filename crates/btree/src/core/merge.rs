@@ -1,6 +1,6 @@
-//! Merges: a node that is less than 40% full goes into a neighbour under the same parent, if both together leave some room.
-//! One redo-only record: the left page takes over, the right one is freed, the parent loses the separator, the map page the
-//! bit. A root with one child takes its child's place.
+//! Merges: a node that is less than 40% full goes into a neighbour under the same parent, if both together
+//! leave some room. One redo-only record: the left page takes over, the right one is freed, the parent
+//! loses the separator, the map page the bit. A root with one child takes its child's place.
 //!
 //! Latches are taken in the usual order: parent, left, right, map page.
 use super::codec::Broken;
@@ -49,7 +49,8 @@ impl Btree {
         }
     }
 
-    /// Merges the node of a key on a level with a neighbour, or the root's only child into the root. Whether it did.
+    /// Merges the node of a key on a level with a neighbour, or the root's only child into the root.
+    /// Whether it did.
     fn merge_one(&self, tree: Tree, key: &[u8], level: u8) -> Result<bool> {
         // The cheap look first: most leaves are full enough.
         if !self.pages_only(|| self.is_sparse_at(tree, key, level))? {
@@ -137,7 +138,8 @@ impl Btree {
         Ok(None)
     }
 
-    /// Whether two neighbours fit one page and leave a fifth of it free, so that the next inserts do not split it again.
+    /// Whether two neighbours fit one page and leave a fifth of it free, so that the next inserts do not
+    /// split it again.
     fn go_together(&self, left: &Node<'_>, right: &Node<'_>) -> std::result::Result<bool, Broken> {
         let (lower, upper) = (left.lower(), right.upper());
         let mut size = size_of(left, 0..left.count(), lower, upper)?;

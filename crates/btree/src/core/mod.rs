@@ -1,7 +1,10 @@
-//! The tree itself: search, insert, remove, scan, split, merge, purge, undo. Rows are opaque bytes with a record word.
+//! The tree itself: search, insert, remove, scan, split, merge, purge, undo. Rows are opaque bytes with a
+//! record word.
 //!
-//! * `node.rs` the layout of a node and searching it; `edit.rs` changing its bytes; `codec.rs` small encodings.
-//! * `ops/` the operations that records hold: payload, apply, undo bytes and description of a kind side by side.
+//! * `node.rs` the layout of a node and searching it; `edit.rs` changing its bytes; `codec.rs` small
+//!   encodings.
+//! * `ops/` the operations that records hold: payload, apply, undo bytes and description of a kind side by
+//!   side.
 //! * `descend.rs` from the root to a node by latch coupling; `read.rs`, `scan.rs` what a view sees.
 //! * `write.rs` put and remove; `undo.rs` their undo, by key; `structure.rs` rows by redo-only records.
 //! * `split.rs`, `merge.rs`, `purge.rs` the shape of the tree; `manager.rs` the resource manager.
@@ -121,7 +124,8 @@ impl fmt::Debug for Btree {
 }
 
 impl Btree {
-    /// The resource manager to register before the pool exists; [`Btree::new`] connects it (its undo needs the tree code).
+    /// The resource manager to register before the pool exists; [`Btree::new`] connects it (its undo needs
+    /// the tree code).
     pub fn manager() -> Arc<BtreeManager> {
         Arc::new(BtreeManager::default())
     }
@@ -170,8 +174,8 @@ impl Btree {
         Ok(())
     }
 
-    /// Looks a key up and hands the value to `f` under the leaf's latch (version bytes otherwise). `f` must be short and
-    /// must not call the engine.
+    /// Looks a key up and hands the value to `f` under the leaf's latch (version bytes otherwise). `f`
+    /// must be short and must not call the engine.
     ///
     /// # Errors
     /// As a page read; `SnapshotTooOld`.
@@ -184,9 +188,9 @@ impl Btree {
     ) -> Result<Option<R>> {
         self.get_row(view, tree, key, f)
     }
-    /// Collects up to `limit` rows (at least one leaf's worth if there are any) visible to the view within the bounds, in
-    /// the direction, appended to `out`. Returns whether the scan may have more: continue from the last key (Excluded).
-    /// Visibility is resolved before the leaf is left (T18).
+    /// Collects up to `limit` rows (at least one leaf's worth if there are any) visible to the view within
+    /// the bounds, in the direction, appended to `out`. Returns whether the scan may have more: continue
+    /// from the last key (Excluded). Visibility is resolved before the leaf is left (T18).
     ///
     /// # Errors
     /// As a page read.
@@ -204,12 +208,13 @@ impl Btree {
         self.scan_rows(view, tree, low, high, direction, limit, out)
     }
 
-    /// Inserts or replaces a row; waits for a live writer of it. Returns the former value, if any. The caller holds the
-    /// transaction's operation lock, has registered with the tree, and takes care of the former value's chain.
+    /// Inserts or replaces a row; waits for a live writer of it. Returns the former value, if any. The
+    /// caller holds the transaction's operation lock, has registered with the tree, and takes care of the
+    /// former value's chain.
     ///
     /// # Errors
-    /// `Conflict`, `Deadlock`, `LockTimeout`, `InvalidArgument` (key empty allowed; too long not), `LogFull`, `NoSpace`,
-    /// `VersionBudget`, `Poisoned`.
+    /// `Conflict`, `Deadlock`, `LockTimeout`, `InvalidArgument` (key empty allowed; too long not),
+    /// `LogFull`, `NoSpace`, `VersionBudget`, `Poisoned`.
     pub fn put(&self, txn: &Txn, tree: Tree, key: &[u8], value: PutValue<'_>) -> Result<Option<RawValue>> {
         let chain = chain_bytes(&value);
         let value = match value {
@@ -225,17 +230,18 @@ impl Btree {
     pub fn remove(&self, txn: &Txn, tree: Tree, key: &[u8]) -> Result<Option<RawValue>> {
         self.write_row(txn, tree, key, Write::Remove)
     }
-    /// Checks the conflict rule for a row without changing it (registration's check of the catalogue row, T8): waits for
-    /// a live writer.
+    /// Checks the conflict rule for a row without changing it (registration's check of the catalogue row,
+    /// T8): waits for a live writer.
     ///
     /// # Errors
     /// `Conflict` if another transaction committed a change of it after the snapshot; as [`Btree::put`].
     pub fn check_row(&self, txn: &Txn, tree: Tree, key: &[u8]) -> Result<()> {
         self.check_row_of(txn, tree, key)
     }
-    /// Inserts a row by a redo-only record that carries the transaction's id as writer (garbage rows of pages under
-    /// construction), together with `extra` edits of pages that the caller prepared: all in one record. `prepare` runs with
-    /// the leaf latched and returns the guards to edit (created pages, then map pages); it may be run again.
+    /// Inserts a row by a redo-only record that carries the transaction's id as writer (garbage rows of
+    /// pages under construction), together with `extra` edits of pages that the caller prepared: all in
+    /// one record. `prepare` runs with the leaf latched and returns the guards to edit (created pages,
+    /// then map pages); it may be run again.
     ///
     /// # Errors
     /// As [`Btree::put`].
@@ -250,8 +256,9 @@ impl Btree {
     ) -> Result<()> {
         self.insert_row_structure(txn, tree, key, value, extra_bytes, prepare)
     }
-    /// Replaces the value of a *settled* row in place (`Some`, same or shorter length) or takes the row away (`None`) by a
-    /// redo-only record for nobody, together with extra edits. The garbage collector's steps.
+    /// Replaces the value of a *settled* row in place (`Some`, same or shorter length) or takes the row
+    /// away (`None`) by a redo-only record for nobody, together with extra edits. The garbage collector's
+    /// steps.
     ///
     /// # Errors
     /// `NotFound` if the row is gone or not settled.
@@ -265,16 +272,17 @@ impl Btree {
     ) -> Result<()> {
         self.rewrite_row_structure(tree, key, value, extra_bytes, prepare)
     }
-    /// Takes ghosts and slack of settled records out of the leaf that holds `key`, and merges it with a neighbour if it is
-    /// less than 40% full. Background work and tests call it; writers do it themselves when a leaf needs room.
+    /// Takes ghosts and slack of settled records out of the leaf that holds `key`, and merges it with a
+    /// neighbour if it is less than 40% full. Background work and tests call it; writers do it themselves
+    /// when a leaf needs room.
     ///
     /// # Errors
     /// As a logged change.
     pub fn tidy(&self, tree: Tree, key: &[u8]) -> Result<()> {
         self.tidy_leaf(tree, key)
     }
-    /// Takes queued ghosts (of transactions that have settled) and tidies their leaves, at most `max`. Returns how many
-    /// were looked at.
+    /// Takes queued ghosts (of transactions that have settled) and tidies their leaves, at most `max`.
+    /// Returns how many were looked at.
     ///
     /// # Errors
     /// As a logged change.
@@ -282,14 +290,14 @@ impl Btree {
         self.tidy_some(max)
     }
 
-    /// Switches purge, merges and the queue of ghosts off (`true`) while recovery undoes, and on again: until the last
-    /// loser has ended, what looks settled may be a loser's (T11).
+    /// Switches purge, merges and the queue of ghosts off (`true`) while recovery undoes, and on again:
+    /// until the last loser has ended, what looks settled may be a loser's (T11).
     pub fn set_undo_only(&self, on: bool) {
         self.undo_only.store(on, Relaxed);
     }
 
-    /// Forgets the queued ghosts of a tree that is about to be freed; when it returns none of them is being tidied. The
-    /// caller holds no latch.
+    /// Forgets the queued ghosts of a tree that is about to be freed; when it returns none of them is
+    /// being tidied. The caller holds no latch.
     pub fn forget_tree(&self, tree: TreeId) {
         self.forget_ghosts(tree);
     }

@@ -1,7 +1,8 @@
 //! A node: the layout of a leaf or inner page, reading and searching it.
 //!
-//! Behind the common header (40 bytes) stand 40 bytes of node header, then the slots, eight bytes each, growing upwards;
-//! records and fences fill the page from its end downwards. All integers are little-endian.
+//! Behind the common header (40 bytes) stand 40 bytes of node header, then the slots, eight bytes each,
+//! growing upwards; records and fences fill the page from its end downwards. All integers are
+//! little-endian.
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -18,15 +19,17 @@
 //! | 66 | 6 | zero |
 //! | 72 | 8 | inner node: the child left of all separators |
 //!
-//! A slot, from the high bits: head (32 bits: the first four bytes of the key behind the prefix, big-endian, padded with
-//! zeros), offset of the record (16), length of the key behind the prefix (14), two flags (bit 0: the value is a chain of
-//! overflow pages). Slots are in key order, and comparing heads decides nearly every comparison.
+//! A slot, from the high bits: head (32 bits: the first four bytes of the key behind the prefix,
+//! big-endian, padded with zeros), offset of the record (16), length of the key behind the prefix (14),
+//! two flags (bit 0: the value is a chain of overflow pages). Slots are in key order, and comparing heads
+//! decides nearly every comparison.
 //!
-//! A leaf record: word (8), length of the value (2), allotment (2), key beyond prefix and head, then as many bytes as the
-//! allotment says, the value at their front. An inner record: child (8), key beyond prefix and head.
+//! A leaf record: word (8), length of the value (2), allotment (2), key beyond prefix and head, then as
+//! many bytes as the allotment says, the value at their front. An inner record: child (8), key beyond
+//! prefix and head.
 //!
-//! *Prefix.* The node covers `lower <= key < upper`; what lower and upper have in common every key between them begins
-//! with (BTREE-3), so slots leave it out.
+//! *Prefix.* The node covers `lower <= key < upper`; what lower and upper have in common every key between
+//! them begins with (BTREE-3), so slots leave it out.
 //!
 //! Everything here takes a page that may be damaged: nothing panics, nothing reads out of bounds.
 use super::codec::{Broken, Sound};
@@ -83,8 +86,9 @@ pub(crate) const fn inner_cost(suffix: usize) -> usize {
     SLOT + INNER_FIXED + suffix.saturating_sub(HEAD)
 }
 
-// BTREE-4: for every page size, two fences and three longest separators fit an inner node, and two fences and one longest
-// record fit a leaf, also after the cut that `split.rs` falls back on: (space + record) / 2 + fences.
+// BTREE-4: for every page size, two fences and three longest separators fit an inner node, and two fences
+// and one longest record fit a leaf, also after the cut that `split.rs` falls back on: (space + record) /
+// 2 + fences.
 const _: () = {
     let mut size = hamal_page::MIN_PAGE_SIZE;
     while size <= hamal_page::MAX_PAGE_SIZE {
@@ -140,7 +144,8 @@ impl Word {
     pub(crate) fn ghost(self) -> bool {
         self.0 & GHOST != 0
     }
-    /// V: the writer pushed an older version when it wrote the record first. If clear, the row did not exist before.
+    /// V: the writer pushed an older version when it wrote the record first. If clear, the row did not
+    /// exist before.
     pub(crate) fn older(self) -> bool {
         self.0 & OLDER != 0
     }
@@ -328,7 +333,8 @@ impl<'a> Node<'a> {
         if heads != Ordering::Equal {
             return Ok(heads);
         }
-        // Equal heads: a key that ends within its head is a prefix of the other (zeros pad both alike), so length decides.
+        // Equal heads: a key that ends within its head is a prefix of the other (zeros pad both alike), so
+        // length decides.
         if slot.len() > HEAD && suffix.len() > HEAD {
             return Ok(self.rest(slot)?.cmp(&suffix[HEAD..]));
         }
@@ -395,7 +401,8 @@ impl<'a> Node<'a> {
         Ok(slot.offset())
     }
 
-    /// Child `i` of an inner node: 0 is the one left of all separators, `i` the one right of separator `i - 1`.
+    /// Child `i` of an inner node: 0 is the one left of all separators, `i` the one right of separator `i
+    /// - 1`.
     pub(crate) fn child(&self, i: usize) -> Sound<PageId> {
         if self.level == 0 {
             return Err(Broken("an inner node was expected"));

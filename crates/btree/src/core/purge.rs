@@ -1,5 +1,6 @@
-//! Taking away what nobody can need any more: ghosts and slack of records whose writer has settled. The only thing that does
-//! (T9, T20), by a redo-only record that names its slots, so that redo asks nobody who has settled.
+//! Taking away what nobody can need any more: ghosts and slack of records whose writer has settled. The
+//! only thing that does (T9, T20), by a redo-only record that names its slots, so that redo asks nobody
+//! who has settled.
 use super::descend::{corrupt, node, unmet};
 use super::node::SLOT;
 use super::ops::code;
@@ -77,7 +78,8 @@ impl Btree {
         }
         let max = max.min(self.ghosts.lock().len());
         for seen in 0..max {
-            // A tree is forgotten (and then freed) either before its ghost is taken out here, or after its leaf is tidy.
+            // A tree is forgotten (and then freed) either before its ghost is taken out here, or after its
+            // leaf is tidy.
             let _tidying = self.tidying.read();
             let Some(ghost) = self.ghosts.lock().pop_front() else { return Ok(seen) };
             if !self.settled(ghost.writer) {

@@ -49,8 +49,9 @@ impl Btree {
         writer.is_none() || self.txns().visible(writer, view)
     }
 
-    /// Hands what the view sees of a record to `f`, under the page's latch (T18): the record itself if its writer is
-    /// visible; else, if the writer replaced something (V), the newest older version that is; else nothing.
+    /// Hands what the view sees of a record to `f`, under the page's latch (T18): the record itself if its
+    /// writer is visible; else, if the writer replaced something (V), the newest older version that is;
+    /// else nothing.
     pub(crate) fn resolve<R>(
         &self,
         view: &View,

@@ -1,6 +1,6 @@
-//! Scans: leaf by leaf, from fence to fence. All rows of a leaf are resolved under one hold of its shared latch (T18); the
-//! next leaf is found from the root, by the fence that was left through, so splits and merges in between neither hide a
-//! row nor show one twice (BTREE-9).
+//! Scans: leaf by leaf, from fence to fence. All rows of a leaf are resolved under one hold of its shared
+//! latch (T18); the next leaf is found from the root, by the fence that was left through, so splits and
+//! merges in between neither hide a row nor show one twice (BTREE-9).
 use super::codec::Sound;
 use super::descend::{Target, corrupt, node};
 use super::node::Node;
@@ -95,8 +95,9 @@ impl Btree {
         limit: usize,
         out: &mut Vec<Entry>,
     ) -> Result<bool> {
-        let want = Want { view, tree, low, high, limit: out.len().saturating_add(limit.max(1)) };
-        // No key is longer than the longest: a longer bound is cut, and what is left of it lies just below it.
+        let limit = out.len().saturating_add(limit.max(1));
+        // No key is longer than the longest: a longer bound is cut, and what is left of it lies just below
+        // it.
         let max = self.limits().max_key;
         let cut = |k: &[u8]| k[..k.len().min(max)].to_vec();
         let mut place = match (direction, low, high) {
@@ -111,7 +112,16 @@ impl Btree {
             (Direction::Reverse, _, Bound::Included(k) | Bound::Excluded(k)) => Place::Down(cut(k)),
             (Direction::Reverse, _, Bound::Unbounded) => Place::Last,
         };
+        let mut moved = false;
         loop {
+            // Between two leaves a merge may have brought rows that were seen already into the next one:
+            // from the second leaf on the fence is the bound (BTREE-9).
+            let mut want = Want { view, tree, low, high, limit };
+            match &place {
+                Place::From(fence) if moved => want.low = Bound::Included(fence),
+                Place::Below(fence) if moved => want.high = Bound::Excluded(fence),
+                _ => {}
+            }
             let next = self.pages_only(|| {
                 let page = self.shared_leaf(tree, place.target())?;
                 let leaf = node(tree, page.id(), &page)?;
@@ -128,8 +138,9 @@ impl Btree {
             match next {
                 Step::End => return Ok(false),
                 Step::Full => return Ok(true),
-                Step::Go(p) => place = p,
+                Step::Go(next) => place = next,
             }
+            moved = true;
         }
     }
 
@@ -159,7 +170,8 @@ impl Btree {
             }
             self.take_row(want, leaf, slot, out)?;
         }
-        // Keys of the next leaf are below the lower fence, strictly: it is done unless one of them can be above the bound.
+        // Keys of the next leaf are below the lower fence, strictly: it is done unless one of them can be
+        // above the bound.
         let lower = leaf.lower();
         let more = match want.low {
             Bound::Included(k) | Bound::Excluded(k) => k < lower,

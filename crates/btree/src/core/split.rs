@@ -1,9 +1,11 @@
-//! Splits. One split is one redo-only record: the left half keeps its page, the right half gets a new one, the parent gets
-//! the separator, the map page the bit. A split goes on even if the transaction that needed it rolls back.
+//! Splits. One split is one redo-only record: the left half keeps its page, the right half gets a new one,
+//! the parent gets the separator, the map page the bit. A split goes on even if the transaction that
+//! needed it rolls back.
 //!
-//! From the root down, the first node on the way that could not take one more separator of the greatest length is split
-//! first; so the parent of whatever is split has room (BTREE-4), and no record names more than two levels. The root is split
-//! by moving its content down into two new pages, and keeps its page id for ever.
+//! From the root down, the first node on the way that could not take one more separator of the greatest
+//! length is split first; so the parent of whatever is split has room (BTREE-4), and no record names more
+//! than two levels. The root is split by moving its content down into two new pages, and keeps its page id
+//! for ever.
 use super::codec::{Broken, Sound};
 use super::descend::{Latched, Target, arrived, corrupt, node, unmet};
 use super::node::{Node, common_prefix, inner_cost, leaf_cost, separator};
@@ -84,12 +86,14 @@ impl Btree {
         }
     }
 
-    /// Splits one node by one record; does nothing if the tree has changed so that the plan does not hold any more.
+    /// Splits one node by one record; does nothing if the tree has changed so that the plan does not hold
+    /// any more.
     fn split_one(&self, tree: Tree, key: &[u8], need: usize, plan: Plan) -> Result<()> {
         let n = if plan.root { 2 } else { 1 };
         let reservation = self.space().reserve(n)?;
         let size = self.pool().page_size();
-        // Contents of one page, fences and separators; the pages, and as many map pages as pages were reserved.
+        // Contents of one page, fences and separators; the pages, and as many map pages as pages were
+        // reserved.
         let bytes = record_bytes(2 * size, 6);
         let mut credit = self.pool().credit(bytes, 0, 3 + n, false)?;
         let mut new = Vec::with_capacity(n);
@@ -286,7 +290,8 @@ fn choose_inner(node: &Node<'_>, key: &[u8]) -> Sound<Cut> {
     Ok(Cut { keep, separator: node.key(keep)? })
 }
 
-/// The cut, from 1 to `n - 1`, after which the greater half is smallest: at most half of all and half of the longest.
+/// The cut, from 1 to `n - 1`, after which the greater half is smallest: at most half of all and half of
+/// the longest.
 fn middle(n: usize, cost: impl Fn(usize) -> Sound<usize>) -> Sound<usize> {
     let costs = (0..n).map(cost).collect::<Sound<Vec<_>>>()?;
     let all: usize = costs.iter().sum();

@@ -1,5 +1,5 @@
-//! Rows written by redo-only records, together with other pages: how the garbage tree's rows come and go with the pages that
-//! they own, in one record.
+//! Rows written by redo-only records, together with other pages: how the garbage tree's rows come and go
+//! with the pages that they own, in one record.
 use super::descend::{Latched, corrupt, node};
 use super::node::leaf_cost;
 use super::ops::code;
@@ -58,8 +58,8 @@ impl Btree {
         }
     }
 
-    /// The operation that makes the row: INSERT, or UPDATE over a ghost (no older version: what a view that does not see
-    /// the new row sees is a deleted one either way).
+    /// The operation that makes the row: INSERT, or UPDATE over a ghost (no older version: what a view
+    /// that does not see the new row sees is a deleted one either way).
     fn insert_or_revive(
         &self,
         txn: Option<&Txn>,

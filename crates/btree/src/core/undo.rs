@@ -1,6 +1,6 @@
-//! Undo of a row's change: logical. The row is looked for by its key, wherever splits and merges have brought it, and made
-//! what it was, word and all (T20), by one CLR. It never needs room: what it removes was inserted, what it restores still has
-//! its allotment (BTREE-5), so undo neither splits nor allocates.
+//! Undo of a row's change: logical. The row is looked for by its key, wherever splits and merges have
+//! brought it, and made what it was, word and all (T20), by one CLR. It never needs room: what it removes
+//! was inserted, what it restores still has its allotment (BTREE-5), so undo neither splits nor allocates.
 use super::Btree;
 use super::codec::Broken;
 use super::descend::{corrupt, node, unmet};
@@ -44,8 +44,8 @@ impl Btree {
         let edit = PageEdit { page: &mut page, op, whole: Whole::No, payload: &payload };
         let done = ctx.compensate(&mut [edit], &mut credit)?;
 
-        // First the page, then the version, both under the latch (T18). What this transaction wrote before goes on needing
-        // the version that it pushed then.
+        // First the page, then the version, both under the latch (T18). What this transaction wrote before
+        // goes on needing the version that it pushed then.
         let foreign = undo.former.filter(|f| f.word.writer() != own);
         if pushed && foreign.is_some() {
             manager.versions().pop(txn, BTREE_RM, tree.id.0, key);

@@ -1,9 +1,9 @@
 //! Writing rows: put, remove, and the check of the conflict rule.
 //!
-//! The order is always the same (T25): credit, room for an older version, latches, the log. Whatever is missing ends the
-//! latched section with a need; everything is let go, the credit included, the need is met, and the write begins anew.
-//! Each round meets a need that somebody had to meet anyway, so there is progress, if not for this writer, then for the
-//! one it lost against.
+//! The order is always the same (T25): credit, room for an older version, latches, the log. Whatever is
+//! missing ends the latched section with a need; everything is let go, the credit included, the need is
+//! met, and the write begins anew. Each round meets a need that somebody had to meet anyway, so there is
+//! progress, if not for this writer, then for the one it lost against.
 use super::descend::{Latched, Target, corrupt, node};
 use super::node::{LeafRecord, leaf_cost};
 use super::ops::code;
@@ -27,7 +27,8 @@ pub(crate) enum Write<'a> {
     Remove,
 }
 
-/// An upper bound of the log bytes of a record, from the bytes of its payloads and undo and its number of pages.
+/// An upper bound of the log bytes of a record, from the bytes of its payloads and undo and its number of
+/// pages.
 pub(crate) const fn record_bytes(payload: usize, pages: usize) -> u64 {
     (96 + 48 * pages + payload) as u64
 }
@@ -37,7 +38,8 @@ pub(crate) const fn clr_bytes(former: usize) -> u64 {
     record_bytes(16 + former, 1)
 }
 
-/// Undo reserve of a change: its CLR and a little, so that a rollback that finds the device full has what it needs.
+/// Undo reserve of a change: its CLR and a little, so that a rollback that finds the device full has what
+/// it needs.
 const fn undo_reserve(former: usize) -> u64 {
     clr_bytes(former) + 64
 }
@@ -88,8 +90,8 @@ impl Btree {
         }
         let worst = self.limits().max_inline;
         let bytes = record_bytes(2 * key.len() + len + worst + 64, 1);
-        // Only a change that replaces another transaction's state needs room in the version store. If there is none now,
-        // that is an error only when such a change is met.
+        // Only a change that replaces another transaction's state needs room in the version store. If
+        // there is none now, that is an error only when such a change is met.
         let mut admitted = self.txns().versions().admit(worst + 1).is_ok();
         loop {
             let mut credit = self.pool().credit(bytes, undo_reserve(worst), 1, false)?;
@@ -175,8 +177,8 @@ impl Btree {
         Ok(change.former)
     }
 
-    /// The change of a record that is there. V goes on as long as the writer is the same; a new writer pushes what it
-    /// replaces, unless that is a ghost that everybody sees (BTREE-7).
+    /// The change of a record that is there. V goes on as long as the writer is the same; a new writer
+    /// pushes what it replaces, unless that is a ghost that everybody sees (BTREE-7).
     #[allow(clippy::too_many_arguments, reason = "as `try_write`")]
     fn change_of(
         &self,
@@ -240,7 +242,8 @@ impl Btree {
         }
     }
 
-    /// Room for `need` more bytes in the leaf of a key: by a purge, if that gives a good deal of it, else by a split.
+    /// Room for `need` more bytes in the leaf of a key: by a purge, if that gives a good deal of it, else
+    /// by a split.
     pub(crate) fn make_room(&self, tree: Tree, key: &[u8], need: usize) -> Result<()> {
         let enough = (self.pool().page_size() / 16).max(need);
         if self.purge_leaf(tree, key)? >= enough {

@@ -22,7 +22,7 @@ fn commit_is_visible_at_once_and_durable_later() {
     assert!(w.snapshot() >= done.timestamp);
     assert_eq!(b.get(&w.view(), 0, 1), Some(5));
     assert_eq!(b.get(&b.m.snapshot().unwrap().view(), 0, 1), Some(0));
-    // One's own asynchronous commit can be waited for (T21).
+    // One's own asynchronous commit can be waited for.
     let after = b.m.snapshot_after(done.timestamp).unwrap();
     assert!(done.ticket.is_durable());
     assert_eq!(b.get(&after.view(), 0, 1), Some(5));
@@ -42,7 +42,7 @@ fn the_timestamp_is_the_end_of_the_commit_record() {
     let r = b.records().into_iter().find(|r| r.kind == RecordKind::Commit).unwrap();
     assert_eq!(r.end, done.timestamp);
     assert_eq!(b.m.status(t.id()), Status::Committed(r.end));
-    // A snapshot inside the commit record does not contain it (T23).
+    // A snapshot inside the commit record does not contain it.
     let inside = View { snapshot: Lsn(r.lsn.0 + 1), own: TxnId::NONE };
     assert!(!b.m.visible(t.id(), &inside));
     assert!(b.m.visible(t.id(), &View { snapshot: r.end, own: TxnId::NONE }));
@@ -130,7 +130,7 @@ fn savepoints_stay_valid_until_passed() {
     b.m.rollback_to(&t, &s2).unwrap();
     assert_eq!(b.raw(0, 1), (t.id(), 2));
     b.m.rollback_to(&t, &s1).unwrap();
-    // The exact former writer as well: one's own, so the row stays locked (T20).
+    // The exact former writer as well: one's own, so the row stays locked.
     assert_eq!(b.raw(0, 1), (t.id(), 1));
     assert_eq!(b.m.rollback_to(&t, &s2).unwrap_err().kind(), ErrorKind::NotFound);
     b.set(&t, 0, 1, 4).unwrap();

@@ -15,7 +15,7 @@ fn committed(b: &Bench, n: u64, value: u64) -> (TxnId, Lsn) {
 fn nothing_is_given_up_that_a_snapshot_or_the_durable_horizon_needs() {
     let b = Bench::new();
     let (id, ts) = committed(&b, 1, 5);
-    // Visible, not durable: a read snapshot taken now must not see it, so the version stays (T19).
+    // Visible, not durable: a read snapshot taken now must not see it, so the version stays.
     b.m.collect();
     assert!(!b.m.settled(id) && b.m.versions().count() == 1);
     assert_eq!(b.get(&b.m.snapshot().unwrap().view(), 0, 1), Some(0));

@@ -23,7 +23,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => cell_value().prop_map(|(p, n, v)| Step::Set(p, n, v)),
         2 => Just(Step::Savepoint),
         2 => (0..8usize).prop_map(Step::RollbackTo),
-        1 => (proptest::collection::vec(cell_value(), 0..4), any::<bool>()).prop_map(|(c, ok)| Step::Nested(c, ok)),
+        1 => (proptest::collection::vec(cell_value(), 0..4), any::<bool>())
+            .prop_map(|(c, ok)| Step::Nested(c, ok)),
         1 => Just(Step::Collect),
         1 => Just(Step::Flush),
     ]

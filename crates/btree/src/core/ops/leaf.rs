@@ -253,7 +253,8 @@ pub(crate) fn describe_rewrite(payload: &[u8]) -> Sound<String> {
     Ok(format!("re{}", describe_update(payload)?.replacen("update", "write", 1)))
 }
 
-// ---- PURGE: number of slots to trim, they; number of ghosts to remove, they; all ascending, as the page is before ----
+// ---- PURGE: number of slots to trim, they; number of ghosts to remove, they; all ascending, as the page
+// is before ----
 
 pub(crate) fn encode_purge(trims: &[usize], ghosts: &[usize]) -> Vec<u8> {
     let mut p = Vec::with_capacity(4 + 2 * (trims.len() + ghosts.len()));

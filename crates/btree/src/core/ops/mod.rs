@@ -1,9 +1,10 @@
-//! The operations on nodes. Each kind has its payload, what it does to the page, and its description in one place:
-//! `leaf.rs` for rows, `tree.rs` for structure; `undo.rs` has the bytes that undo a row's change.
+//! The operations on nodes. Each kind has its payload, what it does to the page, and its description in
+//! one place: `leaf.rs` for rows, `tree.rs` for structure; `undo.rs` has the bytes that undo a row's
+//! change.
 //!
-//! `apply` looks at the payload and at the page, never elsewhere, and is what normal work and redo both run. Slot numbers are
-//! in the payload; who logged it found them under the latch. It never trims an allotment and never takes a ghost away,
-//! except by PURGE, which names its slots (T9, T20).
+//! `apply` looks at the payload and at the page, never elsewhere, and is what normal work and redo both
+//! run. Slot numbers are in the payload; who logged it found them under the latch. It never trims an
+//! allotment and never takes a ghost away, except by PURGE, which names its slots (T9, T20).
 pub(crate) mod leaf;
 pub(crate) mod tree;
 pub(crate) mod undo;

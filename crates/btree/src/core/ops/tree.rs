@@ -1,4 +1,5 @@
-//! Operations on the structure of a tree. All are redo-only; each record that holds one is complete in itself.
+//! Operations on the structure of a tree. All are redo-only; each record that holds one is complete in
+//! itself.
 use super::super::codec::{Broken, Reader, Sound, put_bytes, put_varint};
 use super::super::edit::{self, Body};
 use super::super::node::{LeafRecord, Node, Word, at, u64_at};
@@ -14,8 +15,8 @@ const CHAINED: u8 = 1;
 
 // ---- entries: the records of a node, in a payload ----
 
-/// Appends the slots `range` of `node`, keys without the first `skip` bytes: length and rest of the key; leaf: word, flags,
-/// allotment, value with length; inner: child.
+/// Appends the slots `range` of `node`, keys without the first `skip` bytes: length and rest of the key;
+/// leaf: word, flags, allotment, value with length; inner: child.
 fn put_entries(out: &mut Vec<u8>, node: &Node<'_>, range: std::ops::Range<usize>, skip: usize) -> Sound<()> {
     for i in range {
         let key = node.key(i)?;
@@ -183,7 +184,8 @@ fn first_child(node: &Node<'_>, page: &[u8]) -> Option<PageId> {
     (!node.is_leaf()).then(|| PageId(u64_at(page, at::LEFT)))
 }
 
-// ---- ABSORB: fences as in INIT (the new ones), number of entries, entries; an inner node's begin with the old separator ----
+// ---- ABSORB: fences as in INIT (the new ones), number of entries, entries; an inner node's begin with
+// the old separator ----
 
 /// Payload of the left half of a merge: `left` gets all of `right`.
 pub(crate) fn encode_absorb(left: &Node<'_>, right: &Node<'_>) -> Sound<Vec<u8>> {

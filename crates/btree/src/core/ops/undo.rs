@@ -1,8 +1,9 @@
-//! The undo bytes of a row's change: which tree, which key (unless the payload has it), and what the record was.
+//! The undo bytes of a row's change: which tree, which key (unless the payload has it), and what the
+//! record was.
 //!
-//! tree (varint), root page (varint); and unless the operation is INSERT: key (with length), tag, writer (varint, if bit 2
-//! of the tag is set), and for UPDATE the former value. Tag: bit 0 ghost, bit 1 V, bit 2 the writer follows (else it was the
-//! transaction itself), bit 3 the former value is a chain reference.
+//! tree (varint), root page (varint); and unless the operation is INSERT: key (with length), tag, writer
+//! (varint, if bit 2 of the tag is set), and for UPDATE the former value. Tag: bit 0 ghost, bit 1 V, bit 2
+//! the writer follows (else it was the transaction itself), bit 3 the former value is a chain reference.
 use super::super::codec::{Broken, Reader, Sound, put_bytes, put_varint};
 use super::super::node::{CHAIN, Word};
 use super::code;

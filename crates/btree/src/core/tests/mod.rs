@@ -116,7 +116,8 @@ proptest! {
     /// Every operation, against a map; redo gives the same page.
     #[test]
     fn leaf_agrees_with_a_map(fenced: bool, ops in prop::collection::vec(op(), 1..120)) {
-        let mut page = init(4096, &if fenced { shaped(b"pre", Some(b"prf")) } else { tree::encode_empty(TREE) });
+        let fences = if fenced { shaped(b"pre", Some(b"prf")) } else { tree::encode_empty(TREE) };
+        let mut page = init(4096, &fences);
         let mut model = Model::new();
         for (n, op) in ops.into_iter().enumerate() {
             let txn = n as u64 + 1;
@@ -130,7 +131,8 @@ proptest! {
                         Err(slot) => {
                             let suffix = key.len() - page.node().prefix().len();
                             if leaf_cost(suffix, len) <= page.node().free() {
-                                page.apply(txn, code::INSERT, &leaf::encode_insert(slot, &key, inline(&value)));
+                                let insert = leaf::encode_insert(slot, &key, inline(&value));
+                                page.apply(txn, code::INSERT, &insert);
                                 model.insert(key, (value, false, len));
                             }
                         }
@@ -142,10 +144,12 @@ proptest! {
                             }
                             let allot = len.max(old.allot);
                             page.apply(txn, code::UPDATE, &leaf::encode_update(slot, true, inline(&value)));
-                            prop_assert_eq!(page.node().leaf(slot).unwrap().word, Word::new(TxnId(txn), false, true).unwrap());
+                            let written = Word::new(TxnId(txn), false, true).unwrap();
+                            prop_assert_eq!(page.node().leaf(slot).unwrap().word, written);
                             if n % 3 == 0 {
                                 // Rolled back: word and bytes as before; the allotment stays.
-                                page.apply(txn, code::RESTORE, &leaf::encode_restore(slot, word, Some(inline(&former))));
+                                let restore = leaf::encode_restore(slot, word, Some(inline(&former)));
+                                page.apply(txn, code::RESTORE, &restore);
                                 prop_assert_eq!(page.node().leaf(slot).unwrap().word, word);
                                 model.insert(key, (former, word.ghost(), allot));
                             } else {
@@ -195,7 +199,11 @@ proptest! {
 
     /// Cut anywhere and merged again, a node is what it was.
     #[test]
-    fn cut_and_merged(rows in prop::collection::btree_map(keys(), 0usize..40, 2..60), at in 1usize..60, inner: bool) {
+    fn cut_and_merged(
+        rows in prop::collection::btree_map(keys(), 0usize..40, 2..60),
+        at in 1usize..60,
+        inner: bool,
+    ) {
         let mut page = if inner {
             init(4096, &tree::encode_root(TREE, 1, PageId(9), b"pre\0\0\0\0\0\0\0", PageId(10)))
         } else {
@@ -206,7 +214,8 @@ proptest! {
         }
         for (slot, (key, len)) in rows.iter().enumerate() {
             if inner {
-                page.apply(0, code::INSERT_CHILD, &tree::encode_insert_child(slot, key, PageId(11 + *len as u64)));
+                let child = PageId(11 + *len as u64);
+                page.apply(0, code::INSERT_CHILD, &tree::encode_insert_child(slot, key, child));
             } else {
                 page.apply(5, code::INSERT, &leaf::encode_insert(slot, key, inline(&vec![1; *len])));
             }
@@ -229,7 +238,12 @@ proptest! {
 
     /// Arbitrary payloads: an error or a change, never a panic.
     #[test]
-    fn hostile_payloads(op in 0u8..16, payload in prop::collection::vec(any::<u8>(), 0..80), small: bool, inner: bool) {
+    fn hostile_payloads(
+        op in 0u8..16,
+        payload in prop::collection::vec(any::<u8>(), 0..80),
+        small: bool,
+        inner: bool,
+    ) {
         let mut payload = payload;
         if small {
             payload.iter_mut().for_each(|b| *b %= 5);
@@ -243,7 +257,13 @@ proptest! {
 
     /// Damaged pages: an error, or some answer, never a panic; neither from reading nor from applying.
     #[test]
-    fn hostile_pages(flips in prop::collection::vec((0usize..4096, any::<u8>()), 1..12), header: bool, op in 1u8..13, slot in 0usize..40, inner: bool) {
+    fn hostile_pages(
+        flips in prop::collection::vec((0usize..4096, any::<u8>()), 1..12),
+        header: bool,
+        op in 1u8..13,
+        slot in 0usize..40,
+        inner: bool,
+    ) {
         let mut page = filled(inner);
         for (at, byte) in flips {
             page[if header { HEADER_LEN + at % 60 } else { at }] = byte;
@@ -305,7 +325,8 @@ fn the_greatest_records_fit_every_page_size() {
     let mut size = hamal_page::MIN_PAGE_SIZE;
     while size <= hamal_page::MAX_PAGE_SIZE {
         let key = |first: u8| vec![first; max_key(size)];
-        // Two fences of the greatest length with nothing in common, one record of the greatest length between them.
+        // Two fences of the greatest length with nothing in common, one record of the greatest length
+        // between them.
         let (lower, upper) = (key(1), key(200));
         let mut page = init(size, &shaped(&lower, Some(&upper)));
         let value = vec![7; max_inline(size)];
