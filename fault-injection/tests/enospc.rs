@@ -42,6 +42,7 @@ fn a_full_disk_fails_the_statement_and_nothing_else() {
         }
     };
     let builder = Database::builder()
+        .page_size(4096)
         .cache_bytes(64 * 4096)
         .log_segment_bytes(256 << 10)
         .checkpoint_log_bytes(512 << 10)

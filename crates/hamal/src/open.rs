@@ -400,7 +400,7 @@ fn assemble(
 }
 
 /// Bounds of the memory for log records in redo: as much as the cache, within these.
-const REDO_MEMORY_MIN: u64 = 16 << 20;
+const REDO_MEMORY_MIN: u64 = 128 << 20;
 const REDO_MEMORY_MAX: u64 = 512 << 20;
 
 /// Opens what is there and runs the restart.
