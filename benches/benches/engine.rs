@@ -1,5 +1,7 @@
 //! The engine: point get, insert, scan, durable commit, redo.
 
+#![allow(missing_docs, reason = "the macros of criterion make public functions")]
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hamal::{Database, Durability};
 use hamal_benches::{Random, fill};
@@ -34,14 +36,14 @@ fn benches(c: &mut Criterion) {
     g.bench_function("insert_async_txn_each", |b| {
         b.iter(|| {
             let tx = db.begin_write().expect("begin");
-            tx.tree("t").expect("tree").put(&random.key(), &[7; 100]).expect("put");
+            tx.tree("t").expect("tree").put(random.key(), [7; 100]).expect("put");
             tx.commit_with(Durability::Async).expect("commit")
         });
     });
     g.bench_function("insert_durable_txn_each", |b| {
         b.iter(|| {
             let tx = db.begin_write().expect("begin");
-            tx.tree("t").expect("tree").put(&random.key(), &[7; 100]).expect("put");
+            tx.tree("t").expect("tree").put(random.key(), [7; 100]).expect("put");
             tx.commit().expect("commit")
         });
     });
@@ -62,14 +64,16 @@ fn benches(c: &mut Criterion) {
     let builder = Database::builder()
         .cache_bytes(256 << 20)
         .background(false)
-        .checkpoint_log_bytes(1 << 30).log_limit_bytes(8 << 30);
+        .checkpoint_log_bytes(1 << 30)
+        .log_limit_bytes(8 << 30);
     let db = builder.create_on(Arc::new(disk.clone())).expect("create");
     fill(&db, 100_000, 100, 3).expect("fill");
     let tx = db.begin_write().expect("begin");
     tx.open_or_create_tree("last").expect("tree");
     tx.commit().expect("commit");
     let crashed = disk.crash(CrashModel::LoseUnsynced);
-    let (_, report) = builder.open_on_with_report(Arc::new(crashed.crash(CrashModel::KeepAll))).expect("open");
+    let (_, report) =
+        builder.open_on_with_report(Arc::new(crashed.crash(CrashModel::KeepAll))).expect("open");
     g.throughput(Throughput::Bytes(report.log_bytes));
     g.bench_function("redo", |b| {
         b.iter_custom(|n| {

@@ -1,5 +1,7 @@
 //! The log alone: append (no sync), and append + force (one sync each) from 1 and 16 threads.
 
+#![allow(missing_docs, reason = "the macros of criterion make public functions")]
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hamal_disk::{Disk, PosixDisk};
 use hamal_error::Poison;
@@ -15,8 +17,9 @@ fn open() -> (tempfile::TempDir, Log) {
     let disk: Arc<dyn Disk> = Arc::new(PosixDisk::open(dir.path()).expect("disk"));
     disk.create_dir("wal").expect("wal");
     let id = LogIdentity { db: DbId([1; 16]), timeline: 1 };
-    let log = Log::create(disk, LogOptions::default(), id, Log::FIRST, Arc::new(Poison::new()), Trace::silent())
-        .expect("log");
+    let log =
+        Log::create(disk, LogOptions::default(), id, Log::FIRST, Arc::new(Poison::new()), Trace::silent())
+            .expect("log");
     (dir, log)
 }
 

@@ -47,7 +47,7 @@ pub fn fill(db: &Database, n: usize, value_len: usize, seed: u64) -> Result<Vec<
         let t = tx.open_or_create_tree("t")?;
         for _ in 0..1000.min(n - keys.len()) {
             let k = random.key();
-            t.put(&k, &random.value(value_len))?;
+            t.put(k, random.value(value_len))?;
             keys.push(k);
         }
         tx.commit_with(hamal::Durability::Async)?;

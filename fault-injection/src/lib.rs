@@ -31,7 +31,7 @@ fn number(v: &[u8]) -> i64 {
 
 /// The value of row `t/n`: every byte follows from the key.
 pub fn row_value(t: u64, n: u64) -> Vec<u8> {
-    let len = if n % LARGE_EVERY == 0 { 9000 } else { 40 + (n * 7 + t) % 200 } as usize;
+    let len = if n.is_multiple_of(LARGE_EVERY) { 9000 } else { 40 + (n * 7 + t) % 200 } as usize;
     (0..len).map(|i| (i as u64 * 31 + n * 7 + t) as u8).collect()
 }
 
@@ -50,7 +50,7 @@ pub fn prepare(db: &Database) -> Result<()> {
     let accounts = tx.open_or_create_tree("accounts")?;
     if accounts.first()?.is_none() {
         for a in 0..ACCOUNTS {
-            accounts.insert(&a.to_be_bytes(), &START.to_le_bytes())?;
+            accounts.insert(a.to_be_bytes(), START.to_le_bytes())?;
         }
     }
     tx.commit()?;
@@ -63,8 +63,8 @@ fn attempt(db: &Database, t: u64, n: u64, abandon: bool) -> Result<()> {
     let rows = tx.tree("rows")?;
     let last = tx.tree("last")?;
     let accounts = tx.tree("accounts")?;
-    rows.insert(row_key(t, n).as_bytes(), &row_value(t, n))?;
-    last.insert(&t.to_be_bytes(), &(n as i64).to_le_bytes())?;
+    rows.insert(row_key(t, n).as_bytes(), row_value(t, n))?;
+    last.insert(t.to_be_bytes(), (n as i64).to_le_bytes())?;
     let savepoint = tx.savepoint()?;
     rows.insert(row_key(t, n + 1).as_bytes(), b"must never be seen")?;
     if n >= 5 {
@@ -75,12 +75,12 @@ fn attempt(db: &Database, t: u64, n: u64, abandon: bool) -> Result<()> {
     if a != b {
         for (account, by) in [(a.min(b), 1), (a.max(b), -1)] {
             let key = account.to_be_bytes();
-            let now = accounts.get(&key)?.map_or(i64::MIN, |v| number(&v));
-            accounts.insert(&key, &(now + by).to_le_bytes())?;
+            let now = accounts.get(key)?.map_or(i64::MIN, |v| number(&v));
+            accounts.insert(key, (now + by).to_le_bytes())?;
         }
     }
     // Old rows go, so that pages empty, merge and are used again.
-    if n >= 60 && n % 2 == 0 {
+    if n >= 60 && n.is_multiple_of(2) {
         rows.remove(row_key(t, n - 60).as_bytes())?;
     }
     if abandon {
@@ -111,14 +111,18 @@ pub fn transaction(db: &Database, t: u64, n: u64) -> Result<()> {
 /// Of the engine.
 pub fn next_number(db: &Database, t: u64) -> Result<u64> {
     let tx = db.begin_read()?;
-    Ok(tx.tree("last")?.get(&t.to_be_bytes())?.map_or(0, |v| number(&v) as u64 + 1))
+    Ok(tx.tree("last")?.get(t.to_be_bytes())?.map_or(0, |v| number(&v) as u64 + 1))
 }
 
 /// Checks everything that must hold after recovery. `acknowledged[t]` is the highest number that thread `t` acknowledged.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
-pub fn check(db: &Database, acknowledged: &BTreeMap<u64, u64>, threads: u64) -> std::result::Result<(), String> {
+pub fn check(
+    db: &Database,
+    acknowledged: &BTreeMap<u64, u64>,
+    threads: u64,
+) -> std::result::Result<(), String> {
     let fail = |e: hamal::Error| format!("{e:?}");
     let tx = db.begin_read().map_err(fail)?;
     let (rows, last, accounts) = match (tx.tree("rows"), tx.tree("last"), tx.tree("accounts")) {
@@ -137,7 +141,7 @@ pub fn check(db: &Database, acknowledged: &BTreeMap<u64, u64>, threads: u64) -> 
     }
     let mut expected = BTreeMap::new();
     for t in 0..threads {
-        let stored = last.get(&t.to_be_bytes()).map_err(fail)?.map(|v| number(&v) as u64);
+        let stored = last.get(t.to_be_bytes()).map_err(fail)?.map(|v| number(&v) as u64);
         let acked = acknowledged.get(&t).copied();
         // One transaction a thread may have been in flight.
         let fits = match (acked, stored) {

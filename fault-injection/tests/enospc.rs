@@ -14,7 +14,9 @@ impl SmallDisk {
         let (target, options) = (text(&at.to_string_lossy()), text(&format!("size={mib}m")));
         let tmpfs = text("tmpfs");
         // SAFETY: mount(2) reads the five zero-terminated strings, which live across the call, and keeps none.
-        let rc = unsafe { libc::mount(tmpfs.as_ptr(), target.as_ptr(), tmpfs.as_ptr(), 0, options.as_ptr().cast()) };
+        let rc = unsafe {
+            libc::mount(tmpfs.as_ptr(), target.as_ptr(), tmpfs.as_ptr(), 0, options.as_ptr().cast())
+        };
         if rc == 0 { Ok(SmallDisk(at.to_path_buf())) } else { Err(std::io::Error::last_os_error()) }
     }
 }
@@ -62,7 +64,7 @@ fn a_full_disk_fails_the_statement_and_nothing_else() {
         assert!(committed < 100_000, "an 8 MiB disk took {committed} transactions of 9 KiB");
         let tx = db.begin_write().expect("begin");
         let t = tx.tree("t").expect("tree");
-        let failed = (0..10u64).find_map(|i| t.insert(&(committed * 10 + i).to_be_bytes(), &value).err());
+        let failed = (0..10u64).find_map(|i| t.insert((committed * 10 + i).to_be_bytes(), &value).err());
         match failed {
             Some(e) => {
                 assert!(is_full(&e), "{e:?}");
@@ -88,7 +90,7 @@ fn a_full_disk_fails_the_statement_and_nothing_else() {
     for n in 0..committed / 2 {
         let tx = db.begin_write().expect("begin");
         let t = tx.tree("t").expect("tree");
-        let failed = (0..10u64).find_map(|i| t.remove(&(n * 10 + i).to_be_bytes()).err());
+        let failed = (0..10u64).find_map(|i| t.remove((n * 10 + i).to_be_bytes()).err());
         match failed {
             None => {
                 tx.commit().expect("commit");

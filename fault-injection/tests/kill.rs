@@ -54,7 +54,10 @@ fn run_and_kill(dir: &Path, mode: &str, from: Option<&str>, after: Duration) -> 
     killer.join().expect("killer");
     let status = child.wait().expect("wait");
     // A recovery may have finished before the kill; a worker never stops by itself.
-    assert!(status.code().is_none() || (mode == "recover" && status.success()), "child ended by itself: {status}");
+    assert!(
+        status.code().is_none() || (mode == "recover" && status.success()),
+        "child ended by itself: {status}"
+    );
     acks
 }
 

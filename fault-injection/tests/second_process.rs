@@ -21,7 +21,7 @@ fn a_second_process_gets_a_clear_error() {
         let e = attempt.expect("must be refused");
         assert_eq!(e.kind(), ErrorKind::AlreadyOpen, "{e}");
     }
-    let e = options().open_read_only(&path).err().expect("must be refused");
+    let e = options().open_read_only(&path).expect_err("must be refused");
     assert_eq!(e.kind(), ErrorKind::AlreadyOpen, "{e}");
     child.kill().expect("kill");
     child.wait().expect("wait");
@@ -34,7 +34,7 @@ fn the_same_process_twice_is_refused_too() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("db");
     let db = options().create(&path).expect("create");
-    assert_eq!(options().open(&path).err().expect("refused").kind(), ErrorKind::AlreadyOpen);
+    assert_eq!(options().open(&path).expect_err("refused").kind(), ErrorKind::AlreadyOpen);
     db.close().expect("close");
     options().open(&path).expect("open");
 }

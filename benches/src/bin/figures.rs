@@ -54,7 +54,7 @@ fn commits(db: &Database, threads: u64, seed: u64) -> Any<f64> {
                     let mut n = 0u64;
                     while started.elapsed() < ROUND {
                         let tx = db.begin_write()?;
-                        tx.tree("t")?.put(&random.key(), &[7; VALUE])?;
+                        tx.tree("t")?.put(random.key(), [7; VALUE])?;
                         tx.commit()?;
                         n += 1;
                     }
@@ -149,34 +149,43 @@ fn reads(dir: &Path) -> Any<()> {
     let mut random = Random(6);
     let mut buffer = Vec::new();
     for _ in 0..ROUNDS {
-        a.push(1000.0 * rate(|| {
-            for _ in 0..1000 {
-                let k = &keys[random.next_u64() as usize % keys.len()];
-                ours.get_with(k, |v| {
-                    buffer.clear();
-                    buffer.extend_from_slice(v);
-                })?
-                .ok_or("a key is missing")?;
-            }
-            Ok(())
-        })?);
-        b.push(1000.0 * rate(|| {
-            for _ in 0..1000 {
-                let k = &keys[random.next_u64() as usize % keys.len()];
-                buffer.clear();
-                buffer.extend_from_slice(&map[k]);
-            }
-            Ok(())
-        })?);
-        c.push(1000.0 * rate(|| {
-            for _ in 0..1000 {
-                let k = &keys[random.next_u64() as usize % keys.len()];
-                let v = their.get(&k[..])?.ok_or("a key is missing")?;
-                buffer.clear();
-                buffer.extend_from_slice(v.value());
-            }
-            Ok(())
-        })?);
+        a.push(
+            1000.0
+                * rate(|| {
+                    for _ in 0..1000 {
+                        let k = &keys[random.next_u64() as usize % keys.len()];
+                        ours.get_with(k, |v| {
+                            buffer.clear();
+                            buffer.extend_from_slice(v);
+                        })?
+                        .ok_or("a key is missing")?;
+                    }
+                    Ok(())
+                })?,
+        );
+        b.push(
+            1000.0
+                * rate(|| {
+                    for _ in 0..1000 {
+                        let k = &keys[random.next_u64() as usize % keys.len()];
+                        buffer.clear();
+                        buffer.extend_from_slice(&map[k]);
+                    }
+                    Ok(())
+                })?,
+        );
+        c.push(
+            1000.0
+                * rate(|| {
+                    for _ in 0..1000 {
+                        let k = &keys[random.next_u64() as usize % keys.len()];
+                        let v = their.get(&k[..])?.ok_or("a key is missing")?;
+                        buffer.clear();
+                        buffer.extend_from_slice(v.value());
+                    }
+                    Ok(())
+                })?,
+        );
     }
     line("random gets, 1M cached keys, one snapshot", "/s", &a);
     line("the same from std::collections::BTreeMap", "/s", &b);
@@ -189,7 +198,8 @@ fn reads(dir: &Path) -> Any<()> {
 fn redo(dir: &Path) -> Any<()> {
     // A child process writes and dies without closing, so that the log has to be replayed.
     let path = dir.join("redo");
-    let status = std::process::Command::new(std::env::current_exe()?).arg("--write-and-die").arg(&path).status()?;
+    let status =
+        std::process::Command::new(std::env::current_exe()?).arg("--write-and-die").arg(&path).status()?;
     if status.success() {
         return Err("the child should have died".into());
     }
@@ -207,7 +217,11 @@ fn redo(dir: &Path) -> Any<()> {
 }
 
 fn redo_options() -> hamal::Builder {
-    Database::builder().cache_bytes(512 << 20).background(false).checkpoint_log_bytes(1 << 30).log_limit_bytes(8 << 30)
+    Database::builder()
+        .cache_bytes(512 << 20)
+        .background(false)
+        .checkpoint_log_bytes(1 << 30)
+        .log_limit_bytes(8 << 30)
 }
 
 fn main() -> Any<()> {

@@ -24,7 +24,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 /// A row format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// key<TAB>value, with \t \n \r \\ and \xNN
+    /// key, a TAB, value, with \t \n \r \\ and \xNN
     Tsv,
     /// Two fields, quoted where needed
     Csv,
