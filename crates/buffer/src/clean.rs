@@ -92,6 +92,13 @@ impl Pool {
         self.clean_round(&mut cleaner, before, max, why)
     }
 
+    /// Waits until no page is being written and the file's length is not being changed. On a poisoned engine neither begins
+    /// again: the files may then be left to somebody else.
+    pub fn quiesce(&self) {
+        drop(self.cleaner.lock());
+        drop(self.file_length.lock());
+    }
+
     /// A round for somebody who needs clean frames: cleans, or waits for the round that is under way. Whether there was
     /// progress.
     pub(crate) fn clean_or_wait(&self, why: WriteReason) -> Result<bool> {
@@ -310,6 +317,8 @@ impl Pool {
                 }
             }
         }
+        // Also if it was logged by an earlier batch, which may have failed before its force (W-3).
+        need = need.max(Lsn(f.img().0 + 1));
         header::set_img_lsn(into, f.img());
         f.start_flight();
         #[cfg(test)]

@@ -119,14 +119,24 @@ impl Pool {
 
     /// A frame for a page that is about to be made anew, exclusively latched; nothing is read. The caller holds no latch
     /// (frames come before latches), and owns the page id (nobody else can reach it). If the guard is dropped without
-    /// an initialisation, the frame is given up. The data file grows to hold the page, if it does not yet.
+    /// an initialisation, the frame is given up. The data file grows to hold the page, if it does not yet. A write of the
+    /// page's former content that is under way is waited for: the page is not in flight, and stays so while it is held.
     ///
     /// # Errors
     /// `Limit` if no frame can be had; `NoSpace` if the file had to grow and cannot; `Poisoned`.
     pub fn create(&self, id: PageId) -> Result<ExclusivePage<'_>> {
         self.grow_to(id.0.saturating_add(1))?;
-        let guard = self.bind_blank(id)?;
-        Ok(ExclusivePage { pool: self, guard, id, fresh: true })
+        loop {
+            let guard = self.bind_blank(id)?;
+            if !guard.desc().in_flight() {
+                return Ok(ExclusivePage { pool: self, guard, id, fresh: true });
+            }
+            // The page was freed while it was being written. Whoever makes a page may ask for more while holding it, and
+            // wait for the cleaner; the cleaner, to end that write, would wait for the page (BUF-ORDER). So the write is
+            // waited for now.
+            drop(guard);
+            drop(self.cleaner.lock());
+        }
     }
 
     /// The frame of `id` under the exclusive latch: the one that has it (an old incarnation, perhaps in flight: never a

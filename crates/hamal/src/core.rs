@@ -230,6 +230,10 @@ impl Core {
     /// From here on nothing reads or writes: the lock is about to be released.
     pub(crate) fn seal_off(&self) {
         self.log.poison(closed());
+        // A reader that looks for a frame, or who waits for a ticket, may be in the middle of a write (if not everything
+        // could be settled): it must not land in files that another process has opened and recovered meanwhile (T16).
+        self.pool.quiesce();
+        self.log.quiesce();
     }
 }
 

@@ -503,6 +503,13 @@ impl Log {
         Ok(())
     }
 
+    /// Waits until nobody writes to the log's files. After the log was poisoned nobody begins to: what was under way
+    /// when it was poisoned has then ended, and the files may be left to somebody else.
+    pub fn quiesce(&self) {
+        drop(self.flush.lock());
+        drop(self.grow.lock());
+    }
+
     /// The sticky failure state.
     pub fn poisoned(&self) -> &Arc<Poison> {
         &self.poison

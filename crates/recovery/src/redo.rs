@@ -36,7 +36,7 @@ pub fn redo(
     let total = analysis.pages.len() as u64;
     pool.begin_redo(ctx.control.redo);
     if let Some((&last, _)) = analysis.pages.last_key_value() {
-        pool.grow_to(last.0 + 1)?;
+        pool.grow_to(last.0.saturating_add(1))?;
     }
     prove_log_not_behind(ctx, analysis)?;
     let mut done = 0;

@@ -162,6 +162,13 @@ impl Pool {
         let mut page = self.create(PageId(p)).unwrap();
         self.edit(&mut page, PUT, Whole::Init, &init_payload(), &mut credit).unwrap();
     }
+    /// As [`Pool::init`], but does not wait for a write of the page's former content.
+    pub(crate) fn init_in_flight(&self, p: u64) {
+        let mut credit = self.credit(500, 0, 1, false).unwrap();
+        let id = PageId(p);
+        let mut page = ExclusivePage { pool: self, guard: self.bind_blank(id).unwrap(), id, fresh: true };
+        self.edit(&mut page, PUT, Whole::Init, &init_payload(), &mut credit).unwrap();
+    }
     pub(crate) fn free_page(&self, p: u64) {
         let mut credit = self.credit(500, 0, 1, false).unwrap();
         let mut page = self.exclusive(PageId(p)).unwrap();

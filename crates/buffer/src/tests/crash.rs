@@ -42,7 +42,7 @@ impl Play {
                 self.live[p as usize] = false;
             }
             60..68 if !self.live[p as usize] && other => {
-                pool.init(p);
+                pool.init_in_flight(p);
                 self.live[p as usize] = true;
             }
             68..76 if held.is_none() => match self.begun.take() {

@@ -104,7 +104,7 @@ fn t5_one_frame_and_one_write_per_page_id() {
             pool.free_page(0);
             let f = pool.desc_of(0).expect("the frame of a page in flight is kept");
             assert!(f.dead() && f.in_flight() && !f.is_dirty());
-            pool.init(0);
+            pool.init_in_flight(0);
             let f = pool.desc_of(0).unwrap();
             assert_eq!(f as *const _ as usize, frame, "never a second frame for one page id");
             assert!(!f.dead() && f.rec() == 0 && f.next() != 0);
@@ -119,6 +119,32 @@ fn t5_one_frame_and_one_write_per_page_id() {
         survives(&b, &b.checkpoint(&control));
         b.pool.check_at_rest();
     }
+}
+
+/// Who makes pages may hold one while it waits for the cleaner (for credit, for a frame of a second page). So it must
+/// never hold one whose former content is being written: the cleaner waits for that latch.
+#[test]
+fn t25_a_page_that_is_made_is_not_in_flight() {
+    let b: &'static Bench = Box::leak(Box::new(Bench::with_pages(2)));
+    b.pool.bump(0);
+    let (send, done) = std::sync::mpsc::channel();
+    b.pool.once_at(Step::Unlatched, 0, move |pool| {
+        pool.free_page(0);
+        let send = send.clone();
+        let (made, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let page = b.pool.create(PageId(0)).unwrap();
+            let _ = made.send(());
+            b.pool.clean(Lsn::MAX, 1, WriteReason::Asked).unwrap();
+            drop(page);
+            let _ = send.send(());
+        });
+        // Until it has the page, or waits for the end of the write.
+        let _ = wait.recv_timeout(std::time::Duration::from_millis(50));
+    });
+    std::thread::spawn(|| b.pool.flush_page(PageId(0)));
+    done.recv_timeout(std::time::Duration::from_secs(5))
+        .expect("the maker of a page and the cleaner wait for each other");
 }
 
 #[test]
@@ -341,6 +367,60 @@ fn the_log_is_durable_beyond_page_and_image_before_the_write() {
     });
     assert_eq!(b.pool.clean(Lsn::MAX, 4, WriteReason::Asked).unwrap().written, 4);
     b.pool.hook.clear();
+}
+
+/// A batch that logged an image and could not force it (the device was full) leaves the page with an image that is in no
+/// durable group: the next batch needs no new image, and must force that one all the same (W-3).
+#[test]
+fn an_image_that_an_earlier_batch_could_not_force_is_forced_before_the_write() {
+    let b = Bench::with_pages(1);
+    b.checkpoint(&Control::default());
+    b.pool.bump(0);
+    let log = b.pool.log();
+    log.force(log.tail(), hamal_trace::ForceReason::Asked).unwrap();
+
+    // A full device, and a log whose slack was used up by the padding of many small groups.
+    b.disk.set_capacity(Some(b.disk.used()));
+    let mut small = log.credit(16_000, true).unwrap();
+    let mut hoard = 0;
+    while let Ok(mut credit) = log.credit(1000, true) {
+        hoard += credit.take(1000);
+    }
+    let spec = hamal_log::RecordSpec {
+        kind: hamal_log::RecordKind::CheckpointChunk,
+        rm: hamal_page::RmId(0),
+        txn: hamal_log::TxnRef::None,
+        prev: Lsn::NULL,
+        blocks: &[],
+        undo: b"toy",
+    };
+    // Full with something to spare: an image takes less out of its reserve than the group's padding may shrink.
+    let full = loop {
+        let mut forced = Ok(());
+        for _ in 0..8 {
+            log.append(&spec, &mut small).unwrap();
+            forced = log.force(log.tail(), hamal_trace::ForceReason::Asked);
+            if forced.is_ok() {
+                break;
+            }
+        }
+        if let Err(e) = forced {
+            break e;
+        }
+    };
+    assert_eq!(full.kind(), hamal_error::ErrorKind::NoSpace);
+    let failed = b.pool.clean(Lsn::MAX, 1, WriteReason::Asked).unwrap_err();
+    assert_eq!(failed.kind(), hamal_error::ErrorKind::NoSpace);
+    let img = b.pool.desc_of(0).unwrap().img();
+    assert!(img >= log.durable(), "the image is logged and not durable");
+
+    // There is room again.
+    drop(small);
+    log.give_back(hoard);
+    b.disk.set_capacity(None);
+    assert_eq!(b.pool.clean(Lsn::MAX, 1, WriteReason::Asked).unwrap().written, 1);
+    assert!(log.durable() > img, "the page was written before its image was durable");
+    b.pool.check_at_rest();
 }
 
 #[test]
