@@ -9,7 +9,7 @@ use hamal_page::Lsn;
 use hamal_space::Space;
 use hamal_trace::{ForceReason, WriteReason};
 use hamal_txn::TxnManager;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
@@ -39,6 +39,10 @@ pub(crate) struct Core {
     pub(crate) read_only: bool,
     /// Live write transactions, and [`SHUT`].
     gate: AtomicUsize,
+    /// Held exclusively while somebody verifies: write transactions that begin wait for it.
+    writers: RwLock<()>,
+    /// Held by a step of the collector.
+    collecting: Mutex<()>,
     last: Mutex<LastCheckpoint>,
     /// The horizon that the collector saw last, and how often it looks at it again.
     hope: Mutex<(Lsn, u32)>,
@@ -90,6 +94,8 @@ impl Core {
             report: p.report,
             read_only: p.read_only,
             gate: AtomicUsize::new(0),
+            writers: RwLock::new(()),
+            collecting: Mutex::new(()),
             last: Mutex::new(last),
             hope: Mutex::new((Lsn::NULL, 0)),
             trouble: Mutex::new(None),
@@ -103,6 +109,8 @@ impl Core {
         if self.read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the database was opened for reading only"));
         }
+        // Waits while somebody verifies.
+        drop(self.writers.read());
         if self.gate.fetch_add(1, SeqCst) & SHUT != 0 {
             self.gate.fetch_sub(1, SeqCst);
             return Err(closed());
@@ -112,6 +120,20 @@ impl Core {
     /// It has ended.
     pub(crate) fn leave_writer(&self) {
         self.gate.fetch_sub(1, SeqCst);
+    }
+    /// Runs `f` while no write transaction is live and nothing is collected: those that begin meanwhile wait for it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if write transactions are live or the database was closed; those of `f`.
+    pub(crate) fn while_quiet<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _no_collector = self.collecting.lock();
+        let _no_new_writers = self.writers.write();
+        match self.gate.load(SeqCst) {
+            0 => f(),
+            n if n & SHUT != 0 => Err(closed()),
+            n => Err(Error::new(ErrorKind::InvalidArgument, format!("{n} write transactions are live"))
+                .with_help("Commit or roll back every write transaction first")),
+        }
     }
     /// `Ok` unless the database was closed.
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -192,6 +214,7 @@ impl Core {
 
     /// Moves the horizon, takes ghosts away, frees chains and trees. Whether another step may do more.
     pub(crate) fn collect_step(&self) -> Result<bool> {
+        let _collecting = self.collecting.lock();
         self.txns.collect();
         let tidied = self.btree.tidy_queued(TIDY_LEAVES)?;
         let more = self.garbage.collect(GARBAGE_BATCHES)?;

@@ -163,13 +163,14 @@ impl Database {
         self.core().pool.flush_all(hamal_trace::WriteReason::Asked)
     }
     /// Checks every page, every tree, and the accounts of free space. `progress` is called with pages done and pages in
-    /// all. Writers must be quiet, or there are findings that are none.
+    /// all. Write transactions that begin meanwhile wait until it is done, on the thread that calls this for ever: begin none
+    /// in `progress`.
     ///
     /// # Errors
-    /// Only what is no finding: `Io`, `Poisoned`; `InvalidArgument` if the database was closed.
+    /// Only what is no finding: `Io`, `Poisoned`; `InvalidArgument` if the database was closed or write transactions are live.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
-        self.core().check_open()?;
-        hamal_btree::verify(&self.core().btree, &self.core().catalogue, progress)
+        let core = self.core();
+        core.while_quiet(|| hamal_btree::verify(&core.btree, &core.catalogue, progress))
     }
     /// One step of everything that background threads do otherwise: flushes asynchronous commits, writes a batch of old
     /// pages, takes a checkpoint if one is due by log bytes, collects garbage. Looks at no clock. Returns whether it
@@ -207,7 +208,7 @@ impl Database {
         }
         Ok(self.core().pool.shared(PageId(n))?.to_vec())
     }
-    /// Describes page `n` for people, one fact a line.
+    /// Describes page `n` for people, one fact a line: the header, and the rows, separators, links or bits that it holds.
     ///
     /// # Errors
     /// As [`Database::page`].
@@ -232,6 +233,9 @@ impl Database {
             if !hole.is_empty() {
                 line("hole", format!("{} bytes at {}", hole.len(), hole.start));
             }
+        }
+        if let Some(body) = hamal_btree::describe_page(&page) {
+            s.push_str(&body);
         }
         Ok(s)
     }

@@ -151,3 +151,23 @@ fn disjoint_writers() {
     assert_eq!(contents(&db).unwrap(), all);
     verify(&db);
 }
+
+/// Verification and the collector take turns: pages that are freed while it walks would look like findings.
+#[test]
+fn verify_while_the_collector_works() {
+    let db = hamal::Database::builder().page_size(4096).in_memory().expect("create");
+    for round in 0..30u8 {
+        let tx = db.begin_write().expect("begin");
+        let t = tx.open_or_create_tree("t").expect("tree");
+        for k in 0..20u8 {
+            t.put([k], vec![round; 9000]).expect("put");
+        }
+        tx.commit().expect("commit");
+        let report = db.verify(&mut |_, _| {}).expect("verify");
+        assert!(report.findings.is_empty(), "round {round}: {:?}", report.findings);
+    }
+    let live = db.begin_write().expect("begin");
+    assert_eq!(db.verify(&mut |_, _| {}).unwrap_err().kind(), hamal::ErrorKind::InvalidArgument);
+    live.rollback().expect("rollback");
+    db.verify(&mut |_, _| {}).expect("verify");
+}
