@@ -114,7 +114,8 @@ pub fn next_number(db: &Database, t: u64) -> Result<u64> {
     Ok(tx.tree("last")?.get(t.to_be_bytes())?.map_or(0, |v| number(&v) as u64 + 1))
 }
 
-/// Checks everything that must hold after recovery. `acknowledged[t]` is the highest number that thread `t` acknowledged.
+/// Checks everything that must hold after recovery. `acknowledged[t]` is the highest number that thread `t` acknowledged, or
+/// that a recovery has shown. Returns what this recovery shows: from now on it must stay.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
@@ -122,12 +123,14 @@ pub fn check(
     db: &Database,
     acknowledged: &BTreeMap<u64, u64>,
     threads: u64,
-) -> std::result::Result<(), String> {
+) -> std::result::Result<BTreeMap<u64, u64>, String> {
     let fail = |e: hamal::Error| format!("{e:?}");
     let tx = db.begin_read().map_err(fail)?;
     let (rows, last, accounts) = match (tx.tree("rows"), tx.tree("last"), tx.tree("accounts")) {
         (Ok(a), Ok(b), Ok(c)) => (a, b, c),
-        (Err(e), ..) if e.kind() == ErrorKind::NotFound && acknowledged.is_empty() => return Ok(()),
+        (Err(e), ..) if e.kind() == ErrorKind::NotFound && acknowledged.is_empty() => {
+            return Ok(BTreeMap::new());
+        }
         (a, b, c) => return Err(format!("trees are missing: {:?} {:?} {:?}", a.err(), b.err(), c.err())),
     };
     let mut sum = 0;
@@ -140,6 +143,7 @@ pub fn check(
         return Err(format!("{count} accounts hold {sum} instead of {}", ACCOUNTS as i64 * START));
     }
     let mut expected = BTreeMap::new();
+    let mut shown = BTreeMap::new();
     for t in 0..threads {
         let stored = last.get(t.to_be_bytes()).map_err(fail)?.map(|v| number(&v) as u64);
         let acked = acknowledged.get(&t).copied();
@@ -154,6 +158,7 @@ pub fn check(
             return Err(format!("thread {t}: acknowledged {acked:?}, stored {stored:?}"));
         }
         if let Some(s) = stored {
+            shown.insert(t, s);
             for n in 0..=s {
                 let removed_by = n + 60;
                 if !(removed_by <= s && removed_by % 2 == 0) {
@@ -181,5 +186,5 @@ pub fn check(
     if let Some(f) = report.findings.first() {
         return Err(format!("verify: {f:?} and {} more", report.findings.len() - 1));
     }
-    Ok(())
+    Ok(shown)
 }

@@ -84,9 +84,10 @@ fn nothing_acknowledged_is_lost() {
             }
         }
         let (db, report) = options().open_with_report(&path).expect("open after a kill");
-        if let Err(what) = check(&db, &acknowledged, THREADS) {
-            panic!("kill {kill} after {after:?}: {what}\n{report}");
-        }
+        acknowledged = match check(&db, &acknowledged, THREADS) {
+            Ok(shown) => shown,
+            Err(what) => panic!("kill {kill} after {after:?}: {what}\n{report}"),
+        };
         if kill % 3 == 0 {
             db.close().expect("close");
             let (_, report) = options().open_with_report(&path).expect("open after a close");

@@ -219,7 +219,8 @@ impl Pool {
             };
             self.corrupt(id, &what)
         })?;
-        let lsn = header::page_lsn(into);
+        // An image is durable before the page is written, so imgLSN proves as much as pageLSN does (T7).
+        let lsn = header::page_lsn(into).max(header::img_lsn(into));
         if lsn >= self.log.tail() {
             let m = format!("the page has seen LSN {lsn} and the log ends at {}", self.log.tail());
             return Err(Error::new(ErrorKind::LogBehindPages, m)

@@ -4,8 +4,10 @@ use crate::open::{Common, Stop};
 use crate::output::{Failure, Out, Result, bytes, count, hex};
 use crate::rows::{Format, escape, json_text, write_row};
 use clap::Args;
+use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Write};
 use std::ops::Bound;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Write all rows of a tree in key order, so that `load` reads them back
@@ -18,7 +20,8 @@ Examples:
   hamal dump shop prices -o prices.csv
   hamal dump shop prices --format jsonl | jq -r .key
 
-With --json the format is jsonl. With -o the file appears under its name only when it is complete.")]
+With --json the format is jsonl. With -o the file appears under its name only when it is complete; it must not lie \
+in the database's directory. A device or a pipe is written to as it stands.")]
 pub(crate) struct Dump {
     /// Directory of the database
     dir: PathBuf,
@@ -41,7 +44,7 @@ Examples:
   hamal scan shop prices --reverse --limit 1         the last row
   hamal scan shop prices --hex --from 0x00ff
 
-Prints key<TAB>value with control characters and bytes that are not UTF-8 escaped; with --hex both in hexadecimal;
+Prints key<TAB>value with control characters and bytes that are not UTF-8 escaped; with --hex both in hexadecimal; \
 with --json one object per line.")]
 pub(crate) struct Scan {
     /// Directory of the database
@@ -75,40 +78,75 @@ pub(crate) fn dump(c: &Dump, common: &Common, out: &mut Out) -> Result<()> {
     let stop = Stop::listen()?;
     let by_name = c.output.as_deref().map_or(Format::Tsv, Format::of);
     let format = c.format.unwrap_or(if common.json { Format::Jsonl } else { by_name });
+    if let Some(path) = &c.output {
+        keep_out_of(&c.dir, folder_of(path))?;
+    }
     let (db, _) = common.read_only(&c.dir, &stop)?;
     let tree = db.begin_read()?.tree(&c.tree)?;
-    let Some(path) = &c.output else {
+    let rows = |write: &mut WriteRow<'_>| {
+        let mut n = 0;
         for row in tree.iter() {
             let (key, value) = row?;
-            out.with(|w| write_row(w, format, &key, &value))?;
+            write(&key, &value)?;
+            n += 1;
             check(&stop)?;
         }
-        return Ok(());
+        Ok::<u64, Failure>(n)
+    };
+    let Some(path) = &c.output else {
+        return rows(&mut |k, v| out.with(|w| write_row(w, format, k, v))).map(drop);
     };
 
     let fail = |e| Failure::Io(path.display().to_string(), e);
-    let folder = match path.parent() {
+    let n = if fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        // A device or a pipe: a file must not take its place.
+        let mut writer = BufWriter::new(File::options().write(true).open(path).map_err(fail)?);
+        let n = rows(&mut |k, v| write_row(&mut writer, format, k, v).map_err(fail))?;
+        writer.flush().map_err(fail)?;
+        n
+    } else {
+        // Dropped without being persisted, it is removed.
+        let mut file = tempfile::Builder::new()
+            .prefix(".hamal-dump-")
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder_of(path))
+            .map_err(fail)?;
+        let mut writer = BufWriter::new(&mut file);
+        let n = rows(&mut |k, v| write_row(&mut writer, format, k, v).map_err(fail))?;
+        writer.flush().map_err(fail)?;
+        drop(writer);
+        file.as_file().sync_all().map_err(fail)?;
+        file.persist(path).map_err(|e| fail(e.error))?;
+        n
+    };
+    if common.json {
+        return out.json(&serde_json::json!({ "rows": n, "file": path }));
+    }
+    out.line(format_args!("{} written to {}", count(n, "row"), path.display()))
+}
+
+/// Takes a key and a value.
+type WriteRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(p) if p != Path::new("") => p,
         _ => Path::new("."),
+    }
+}
+
+/// Refuses a folder for output that lies in the database: `-o shop/data` would replace the data file.
+fn keep_out_of(database: &Path, folder: &Path) -> Result<()> {
+    let within = match (database.canonicalize(), folder.canonicalize()) {
+        (Ok(database), Ok(folder)) => folder.starts_with(database),
+        // One of them is not there: what comes next says so.
+        _ => false,
     };
-    // Dropped without being persisted, it is removed.
-    let mut file = tempfile::Builder::new().prefix(".hamal-dump-").tempfile_in(folder).map_err(fail)?;
-    let mut rows = 0;
-    let mut writer = BufWriter::new(&mut file);
-    for row in tree.iter() {
-        let (key, value) = row?;
-        write_row(&mut writer, format, &key, &value).map_err(fail)?;
-        rows += 1;
-        check(&stop)?;
+    if within {
+        let m = format!("{} is the directory of the database: write elsewhere", folder.display());
+        return Err(Failure::Usage(m));
     }
-    writer.flush().map_err(fail)?;
-    drop(writer);
-    file.as_file().sync_all().map_err(fail)?;
-    file.persist(path).map_err(|e| fail(e.error))?;
-    if common.json {
-        return out.json(&serde_json::json!({ "rows": rows, "file": path }));
-    }
-    out.line(format_args!("{} written to {}", count(rows, "row"), path.display()))
+    Ok(())
 }
 
 fn check(stop: &Stop) -> Result<()> {

@@ -21,8 +21,8 @@ Examples:
   hamal verify shop
   hamal verify shop --json
 
-Reads the log from the oldest record that may be needed to its end, recovers the database in memory, and checks each
-page's checksum, the order and fences of each tree, that every page is reached exactly once or free, and the chains of
+Reads the log from the oldest record that may be needed to its end, recovers the database in memory, and checks each \
+page's checksum, the order and fences of each tree, that every page is reached exactly once or free, and the chains of \
 large values. Exit code 1 if anything is not as it must be. A torn tail of the log is normal after a crash.")]
 pub(crate) struct Verify {
     /// Directory of the database
@@ -305,7 +305,9 @@ fn raw_page(c: &Page) -> Result<Shown> {
     let file = File::open(&path).map_err(fail)?;
     let pages = file.metadata().map_err(fail)?.len() / size;
     if c.page >= pages {
-        return Err(Failure::Check(format!("there is no page {}: the data file has {pages}", c.page)));
+        // As without --raw.
+        let m = format!("there is no page {}: the data file has {pages}", c.page);
+        return Err(hamal::Error::new(hamal::ErrorKind::InvalidArgument, m).into());
     }
     let mut bytes = vec![0; control.page_size as usize];
     file.read_exact_at(&mut bytes, c.page * size).map_err(fail)?;
@@ -313,7 +315,12 @@ fn raw_page(c: &Page) -> Result<Shown> {
         Ok(()) => None,
         // A page that was allocated and never written.
         Err(hamal_page::PageFault::Zero) => None,
-        Err(fault) => Some(format!("{fault:?}")),
+        Err(hamal_page::PageFault::Checksum { found, expected }) => {
+            Some(format!("its checksum is 0x{found:08x} and its bytes have 0x{expected:08x}"))
+        }
+        Err(hamal_page::PageFault::WrongPage { found }) => {
+            Some(format!("it is page {found} of this database"))
+        }
     };
     let zero = bytes.iter().all(|b| *b == 0);
     let state = match &fault {

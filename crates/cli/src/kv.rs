@@ -16,7 +16,7 @@ Examples:
   hamal get shop prices 0x00ff --hex
   hamal get shop photos apple --raw > apple.png
 
-A value that is not UTF-8 text is printed with its bytes escaped; --raw prints the bytes and nothing else.
+A value that is not UTF-8 text is printed with its bytes escaped; --raw prints the bytes and nothing else. \
 Exit code 1 if the key is not there.")]
 pub(crate) struct Get {
     /// Directory of the database

@@ -34,7 +34,7 @@ Formats:
   csv    two fields; a field with a comma, quote or line end is quoted, a quote inside is doubled
   jsonl  {\"key\":\"..\",\"value\":\"..\"}; bytes that are not UTF-8 as base64 in key_b64 and value_b64
 
-A bad row is reported with its line number; the batch it is in is rolled back and the load ends with exit code 1,
+A bad row is reported with its line number; the batch it is in is rolled back and the load ends with exit code 1, \
 unless --skip-bad is given. Blank lines are skipped. Ctrl-C rolls the current batch back and says what is in.")]
 pub(crate) struct Load {
     /// Directory of the database

@@ -55,8 +55,9 @@ Examples:
   hamal waldump shop --limit 20             print log records
   hamal verify shop                         check every page, every tree and the log
 
-Commands that only read work on a database that was closed, that crashed, or that lies on a read-only medium. They
-see what recovery would make of it and do not change a byte. They do not work while another process has it open.
+Commands that only read work on a database that was closed, that crashed, or that lies on a read-only medium. They \
+see what recovery would make of it and do not change a byte. While another process has it open only waldump and page --raw \
+work.
 
 ",
     exit_codes!()

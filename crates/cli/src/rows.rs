@@ -310,6 +310,10 @@ struct JsonRow<'a> {
 }
 
 fn json_row(line: &[u8]) -> Result<Row, String> {
+    // A list of four would be taken for the fields in their order.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err("not an object, {\"key\":..,\"value\":..}".into());
+    }
     let row: JsonRow<'_> = serde_json::from_slice(line).map_err(|e| {
         let column = e.column();
         let whole = e.to_string();

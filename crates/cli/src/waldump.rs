@@ -26,8 +26,8 @@ Examples:
   hamal waldump shop --page 7 --kind update,clr      what was done to page 7
   hamal waldump shop --stats                         how much of the log is what
 
-LSNs, transactions and pages are decimal, or hexadecimal with 0x (transactions also with T, as they are printed).
-In compensation records (clr, dummy_clr) undonext stands in place of prev. The last line says how the log ends: a torn
+LSNs, transactions and pages are decimal, or hexadecimal with 0x (transactions also with T, as they are printed). \
+In compensation records (clr, dummy_clr) undonext stands in place of prev. The last line says how the log ends: a torn \
 tail, what a crash left of the last write, is normal (exit code 0); damage before the end is not (exit code 1).")]
 pub(crate) struct Waldump {
     /// Directory of the database

@@ -148,3 +148,20 @@ fn damage_in_the_middle_of_the_log_is_told_from_its_end() {
     hamal(&["verify", &d.db]).code(1);
     hamal(&["recover", &d.db]).code(1);
 }
+
+#[test]
+fn a_raw_page_says_what_is_wrong_with_it() {
+    let d = Dir::new();
+    hamal_with(&["load", &d.db, "t", "-"], rows(100).as_bytes()).ok();
+    // No such page: the same answer with and without --raw.
+    for raw in [&[][..], &["--raw"]] {
+        hamal(&[&["page", &d.db, "99999"], raw].concat()).code(3).says("there is no page 99999");
+    }
+    let data = format!("{}/data", d.db);
+    let mut bytes = std::fs::read(&data).unwrap();
+    bytes.copy_within(8192..16384, 16384);
+    bytes[100] ^= 1;
+    std::fs::write(&data, bytes).unwrap();
+    hamal(&["page", &d.db, "0", "--raw"]).code(1).says("its checksum is 0x");
+    hamal(&["page", &d.db, "2", "--raw"]).code(1).says("page 2 is damaged: it is page 1");
+}

@@ -174,3 +174,42 @@ fn verbose_prints_events() {
     assert!(r.err.lines().any(|l| l.starts_with("trace: TxnCommit")), "{}", r.err);
     assert_eq!(r.out, "");
 }
+
+#[test]
+fn a_json_row_is_an_object() {
+    let d = Dir::new();
+    for row in [r#"["k",null,"v",null]"#, "null", "1", "\"k\""] {
+        hamal_with(&["load", &d.db, "t", "-", "--format", "jsonl"], row.as_bytes())
+            .code(1)
+            .says("not an object");
+    }
+    hamal_with(&["load", &d.db, "t", "-", "--format", "jsonl"], b" {\"key\":\"k\",\"value\":\"v\"}").ok();
+}
+
+#[test]
+fn a_dump_does_not_replace_what_it_must_not() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    let d = Dir::new();
+    hamal_with(&["load", &d.db, "t", "-"], rows(100).as_bytes()).ok();
+    // Files of the database.
+    let was = files(&d.db);
+    for name in ["data", "control", "wal/x", "new", "../db/data"] {
+        hamal(&["dump", &d.db, "t", "-o", &format!("{}/{name}", d.db)]).code(2).says("write elsewhere");
+    }
+    assert!(files(&d.db) == was);
+    // A pipe is written to, not put aside.
+    let pipe = d.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).unwrap()
+    });
+    hamal(&["dump", &d.db, "t", "-o", &pipe]).ok().says("100 rows");
+    assert_eq!(reader.join().unwrap(), rows(100));
+    assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    // Readable by those who may read files that the user makes otherwise.
+    let (file, plain) = (d.path("out.tsv"), d.write("plain", b""));
+    hamal(&["dump", &d.db, "t", "-o", &file]).ok();
+    let mode = |path: &str| std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&file), mode(&plain));
+}

@@ -58,7 +58,8 @@ pub enum ErrorKind {
     LockTimeout,
     /// The transaction has ended, or was ended by the engine.
     TransactionEnded,
-    /// A snapshot was held so long that the versions it needs are gone.
+    /// A snapshot was held so long that the versions it needs are gone. Not yet returned: a full version store fails the
+    /// writer with `VersionBudget` instead.
     SnapshotTooOld,
     /// The memory budget for old versions is used up.
     VersionBudget,

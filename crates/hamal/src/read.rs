@@ -22,7 +22,7 @@ impl ReadTxn {
     /// The tree of that name.
     ///
     /// # Errors
-    /// `NotFound`; `Io`, `PageCorrupt`, `SnapshotTooOld`, `Poisoned`.
+    /// `NotFound`; `Io`, `PageCorrupt`, `Poisoned`.
     pub fn tree(&self, name: &str) -> Result<ReadTree> {
         let owner = Owner::Read(self.0.clone());
         let found = owner.with_view(|view| owner.core().catalogue.find(view, name))?;
@@ -82,7 +82,7 @@ impl ReadTree {
     /// The value of `key`.
     ///
     /// # Errors
-    /// `TransactionEnded`, `NotFound` if this transaction dropped the tree; `SnapshotTooOld`, `PageCorrupt`, `Io`,
+    /// `TransactionEnded`, `NotFound` if this transaction dropped the tree; `PageCorrupt`, `Io`,
     /// `Poisoned`.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.get_with(key, |v| Value::new(v.to_vec()))
