@@ -184,25 +184,38 @@ impl Garbage {
     /// Does at most `max_records` batches of work; returns whether there is more that could be done now. Off
     /// while recovery undoes (T11). If another thread collects at this moment, does nothing.
     ///
+    /// A row that cannot be worked on because it, or a page that it owns, is damaged or cannot be read stays as
+    /// it is and does not keep those behind it waiting; its error is returned when the others have had their
+    /// turn.
+    ///
     /// # Errors
-    /// As a logged change.
+    /// As a logged change; `PageCorrupt`, `Io` for the first row that could not be worked on.
     pub fn collect(&self, max_records: usize) -> Result<bool> {
         let Some(_working) = self.working.try_lock() else { return Ok(false) };
         self.btree.txns().collect();
         let mut left = max_records;
         let mut after: Option<Vec<u8>> = None;
+        let mut damage: Option<Error> = None;
         loop {
             // The horizon is no registered snapshot, and need not be: a row whose writer has settled changes
             // no more but by this collector, and a row that has not is left alone.
             let (rows, more) = self.rows(after.as_deref(), self.btree.txns().horizon())?;
             for entry in &rows {
-                if !self.collect_row(Row::decode(entry)?, &mut left)? {
-                    return Ok(true);
+                let before = left;
+                match Row::decode(entry).and_then(|row| self.collect_row(row, &mut left)) {
+                    Ok(true) => {}
+                    Ok(false) => return damage.map_or(Ok(true), Err),
+                    Err(e) if e.is_corruption() || e.kind() == ErrorKind::Io => {
+                        // Only what was logged counts, or some damaged rows would take all batches, each time.
+                        left = (left + 1).min(before);
+                        damage.get_or_insert(e);
+                    }
+                    Err(e) => return Err(e),
                 }
             }
             match rows.last() {
                 Some(last) if more => after = Some(last.key.clone()),
-                _ => return Ok(false),
+                _ => return damage.map_or(Ok(false), Err),
             }
         }
     }
@@ -264,6 +277,10 @@ impl Garbage {
         let (pool, space) = (self.btree.txns().pool(), self.btree.space());
         let mut free = batch.free.clone();
         free.sort_unstable();
+        if let Some(twice) = free.windows(2).find(|w| w[0] == w[1]) {
+            let what = "a dropped tree or chain names the page twice";
+            return Err(Error::new(ErrorKind::PageCorrupt, what).with_page(twice[0]));
+        }
         let _maps = space.pin_maps(&free)?;
         let mut pins: Vec<Pin<'_>> =
             free.iter().chain(&batch.detach).map(|p| pool.fetch(*p)).collect::<Result<_>>()?;

@@ -4,6 +4,7 @@
 
 mod catalogue;
 mod core;
+mod describe;
 mod garbage;
 mod overflow;
 mod shape;
@@ -13,6 +14,7 @@ pub use crate::core::{
     Bound, Btree, BtreeManager, Direction, Entry, ExtraEdit, Limits, PutValue, RawValue, Tree, ValueRef,
 };
 pub use catalogue::{Catalogue, TreeInfo};
+pub use describe::describe_page;
 pub use garbage::Garbage;
 pub use overflow::{LargeReader, LargeWriter};
 pub use verify::{Finding, VerifyReport, verify};

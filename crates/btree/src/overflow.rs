@@ -160,6 +160,11 @@ pub(crate) fn parse(id: PageId, page: &[u8], head: PageId) -> Result<OverflowPag
     Ok(OverflowPage { next: (next != 0).then_some(PageId(next)), len, position })
 }
 
+/// The head of the chain that a page says it belongs to; page 0 if the page is too short to say so.
+pub(crate) fn head_of(page: &[u8]) -> PageId {
+    PageId(u64_at(page, HEADER_LEN + 16).unwrap_or_default())
+}
+
 /// Checks that a page of a chain stands where it must: at `position` of a value of `len` bytes, with a
 /// successor if and only if the value goes on.
 ///

@@ -1,7 +1,7 @@
 //! Trees made and dropped, the collector, the catalogue, and verification of it all.
 mod chains;
 use chains::{Db, IDENTITY, PAGE, Rng, create, open};
-use hamal_btree::{GARBAGE_ROOT, PutValue};
+use hamal_btree::{Bound, Direction, GARBAGE_ROOT, GARBAGE_TREE, PutValue, Tree};
 use hamal_disk::{Disk, OpenMode};
 use hamal_error::ErrorKind;
 use hamal_page::PageId;
@@ -376,4 +376,136 @@ fn damage_under_a_valid_checksum_is_survived() {
     }
     assert!(found > 50, "{found}");
     open(db.disk.clone(), db.log.clone()).sound();
+}
+
+/// A row that cannot be read, or that names a page that is no chain, stays; those behind it have their turn,
+/// however few batches there are.
+#[test]
+fn damaged_rows_do_not_block_the_collector() {
+    let db = create();
+    let before = db.allocated();
+    db.tree("t");
+    fill(&db, "t", 500, 50);
+    let garbage = Tree { id: GARBAGE_TREE, root: GARBAGE_ROOT };
+    let txn = db.begin();
+    for i in 0..70u64 {
+        // Page 1 is the catalogue's root; the others are not even rows.
+        let (key, value) = match i {
+            0 => (1u64.to_be_bytes(), [&[1][..], &1u64.to_le_bytes(), &[0; 8]].concat()),
+            _ => ((1 << 40 | i).to_be_bytes(), b"no row".to_vec()),
+        };
+        db.btree.put(&txn, garbage, &key, PutValue::Inline(&value)).unwrap();
+    }
+    db.catalogue.drop_tree(&txn, "t").unwrap();
+    db.commit(&txn);
+    db.txns.collect();
+    let mut rounds = 0;
+    while db.garbage.waiting().unwrap() > 70 {
+        assert_eq!(db.garbage.collect(2).unwrap_err().kind(), ErrorKind::PageCorrupt);
+        rounds += 1;
+        assert!(rounds < 1000);
+    }
+    assert_eq!(db.garbage.collect(100).unwrap_err().kind(), ErrorKind::PageCorrupt);
+    assert_eq!(db.garbage.waiting().unwrap(), 70);
+    assert!(db.allocated() <= before + 3, "what could be freed is free: {} of {before}", db.allocated());
+}
+
+/// The database that reads `data` after one page was changed under a valid checksum.
+fn changed(db: &Db, id: PageId, f: impl Fn(&mut [u8])) -> Db {
+    let data = db.disk.open("data", OpenMode::default()).unwrap();
+    let mut page = vec![0; PAGE];
+    data.read_at(id.0 * PAGE as u64, &mut page).unwrap();
+    f(&mut page);
+    hamal_page::stamp(&mut page, IDENTITY.db);
+    data.write_at(id.0 * PAGE as u64, &page).unwrap();
+    open(db.disk.clone(), db.log.clone())
+}
+
+fn scan(db: &Db, tree: Tree, low: &[u8], high: &[u8], way: Direction) -> hamal_error::Result<usize> {
+    let mut rows = Vec::new();
+    let (low, high) = (Bound::Included(low), Bound::Excluded(high));
+    db.btree.scan(&db.now(), tree, low, high, way, usize::MAX, &mut rows)?;
+    Ok(rows.len())
+}
+
+/// BTREE-9: a scan of a leaf whose keys are not in order finds slots that are not in its bounds: that is an
+/// error, and neither a panic nor a row.
+#[test]
+fn a_scan_of_a_leaf_out_of_order_is_an_error() {
+    let db = create();
+    let tree = db.tree("t");
+    let txn = db.begin();
+    for i in 0..32u8 {
+        db.put(&txn, "t", &[i], b"value").unwrap();
+    }
+    db.commit(&txn);
+    db.flush();
+    // Slots of 8 bytes from 80 on: 16 and 17 change places with 3 and 4.
+    let db = changed(&db, tree.root, |page| {
+        let (at, slots) = (80, page[80..80 + 32 * 8].to_vec());
+        for (a, b) in [(16, 3), (17, 4), (3, 16), (4, 17)] {
+            page[at + a * 8..at + a * 8 + 8].copy_from_slice(&slots[b * 8..b * 8 + 8]);
+        }
+    });
+    for way in [Direction::Forward, Direction::Reverse] {
+        let mut failed = 0;
+        for low in 0..32u8 {
+            for high in low..32 {
+                match scan(&db, tree, &[low], &[high], way) {
+                    Ok(n) => assert!(n <= 32),
+                    Err(e) => {
+                        assert_eq!((e.kind(), e.page()), (ErrorKind::PageCorrupt, Some(tree.root)));
+                        failed += 1;
+                    }
+                }
+            }
+        }
+        assert!(failed > 20, "{failed}");
+    }
+}
+
+/// BTREE-8: a descent that arrives at another leaf than its parent's separators say, or at another level or
+/// tree, is an error, and never takes that leaf's rows for the ones it looks for.
+#[test]
+fn a_descent_that_arrives_elsewhere_is_an_error() {
+    let db = create();
+    let tree = db.tree("t");
+    db.tree("other");
+    let txn = db.begin();
+    for i in 0..1000u32 {
+        db.put(&txn, "t", &i.to_be_bytes(), &[7; 40]).unwrap();
+    }
+    db.commit(&txn);
+    db.flush();
+    let all = 1000u32.to_be_bytes();
+    assert_eq!(scan(&db, tree, b"", &all, Direction::Forward).unwrap(), 1000);
+    let data = db.disk.open("data", OpenMode::default()).unwrap();
+    let mut kept = vec![0; PAGE];
+    data.read_at(tree.root.0 * PAGE as u64, &mut kept).unwrap();
+    let child = |i: usize| {
+        // The first child stands in the node header, the others at the front of the separators' records.
+        let word = |at: usize| u64::from_le_bytes(kept[at..at + 8].try_into().unwrap());
+        if i == 0 { 72 } else { usize::from((word(80 + 8 * (i - 1)) >> 16) as u16) }
+    };
+    // Two children exchanged; the root as its own child; a page of another tree, and of another manager.
+    let (a, b) = (kept[child(0)..][..8].to_vec(), kept[child(1)..][..8].to_vec());
+    let root = tree.root.0.to_le_bytes().to_vec();
+    for (first, second) in [(&b, &a), (&root, &b), (&2u64.to_le_bytes().to_vec(), &b), (&vec![0; 8], &b)] {
+        let db = changed(&db, tree.root, |page| {
+            page[child(0)..][..8].copy_from_slice(first);
+            page[child(1)..][..8].copy_from_slice(second);
+        });
+        for way in [Direction::Forward, Direction::Reverse] {
+            let e = scan(&db, tree, b"", &all, way).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::PageCorrupt, "{e}");
+        }
+        let key = 0u32.to_be_bytes();
+        let e = db.btree.get(&db.now(), tree, &key, |_| ()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::PageCorrupt);
+        let txn = db.begin();
+        assert_eq!(db.put(&txn, "t", &key, b"x").unwrap_err().kind(), ErrorKind::PageCorrupt);
+        db.txns.rollback(&txn).unwrap();
+        data.write_at(tree.root.0 * PAGE as u64, &kept).unwrap();
+    }
+    assert_eq!(scan(&db, tree, b"", &all, Direction::Forward).unwrap(), 1000);
 }

@@ -189,8 +189,12 @@ impl WriteTxn {
     /// # Errors
     /// `AlreadyExists`; `InvalidArgument` for a name that is empty or longer than 255 bytes; as [`Tree::put`].
     pub fn create_tree(&self, name: &str) -> Result<Tree> {
-        let info = self.0.statement(|txn| self.0.shared.core.catalogue.create(txn, name))?;
-        self.0.note(info.tree.id, Some(&info.name));
+        // Noted under the operation lock: a partial rollback by another thread comes before all of it, or after.
+        let info = self.0.statement(|txn| {
+            let info = self.0.shared.core.catalogue.create(txn, name)?;
+            self.0.note(info.tree.id, Some(&info.name));
+            Ok(info)
+        })?;
         Ok(self.handle(info))
     }
     /// The tree of that name, made if there is none.
@@ -208,10 +212,13 @@ impl WriteTxn {
     /// # Errors
     /// `NotFound`, `AlreadyExists`; as [`WriteTxn::create_tree`].
     pub fn rename_tree(&self, from: &str, to: &str) -> Result<()> {
-        let info = self.find(from)?.ok_or_else(|| no_tree(from))?;
-        self.0.statement(|txn| self.0.shared.core.catalogue.rename(txn, from, to))?;
-        self.0.note(info.tree.id, Some(to));
-        Ok(())
+        self.0.statement(|txn| {
+            let catalogue = &self.0.shared.core.catalogue;
+            let info = catalogue.find(&self.0.view(), from)?.ok_or_else(|| no_tree(from))?;
+            catalogue.rename(txn, from, to)?;
+            self.0.note(info.tree.id, Some(to));
+            Ok(())
+        })
     }
     /// Drops a tree with all its rows; waits for other transactions that have written in it. Its space comes back some time
     /// after the commit.
@@ -219,10 +226,13 @@ impl WriteTxn {
     /// # Errors
     /// `NotFound`; as [`Tree::put`].
     pub fn drop_tree(&self, name: &str) -> Result<()> {
-        let info = self.find(name)?.ok_or_else(|| no_tree(name))?;
-        self.0.statement(|txn| self.0.shared.core.catalogue.drop_tree(txn, name))?;
-        self.0.note(info.tree.id, None);
-        Ok(())
+        self.0.statement(|txn| {
+            let catalogue = &self.0.shared.core.catalogue;
+            let info = catalogue.find(&self.0.view(), name)?.ok_or_else(|| no_tree(name))?;
+            catalogue.drop_tree(txn, name)?;
+            self.0.note(info.tree.id, None);
+            Ok(())
+        })
     }
     /// The names of all trees, in order.
     ///

@@ -465,6 +465,7 @@ fn looking_around() -> Result<()> {
     assert_eq!(db.page(0)?.len(), 4096);
     assert!(db.describe_page(0)?.contains("space"));
     assert!(db.describe_page(1)?.contains("btree"));
+    assert!(db.describe_page(0)?.contains("allocated") && db.describe_page(1)?.contains("key="));
     assert_eq!(db.page(1 << 40).unwrap_err().kind(), ErrorKind::InvalidArgument);
     let stats = db.stats();
     assert!(stats.log_syncs > 0 && stats.transactions_committed == 1);

@@ -18,7 +18,7 @@ mod manager;
 mod reservation;
 mod space;
 
-pub use manager::SpaceManager;
+pub use manager::{SpaceManager, describe_page};
 pub use reservation::Reservation;
 pub use space::Space;
 

@@ -126,6 +126,26 @@ impl ResourceManager for SpaceManager {
     }
 }
 
+/// Describes a map page for people: how many pages it speaks of, which are allocated. `None` if the page is no
+/// map page. Takes any bytes.
+pub fn describe_page(page: &[u8]) -> Option<String> {
+    if page.len() <= bits::FIRST || header::rm(page) != crate::SPACE_RM || header::kind(page) != KIND_MAP {
+        return None;
+    }
+    let mut s = format!("map       {} bits, {} allocated\n", bits::len(page), bits::count(page));
+    if header::page_id(page) == PageId(0) {
+        s += &format!("maps      {}\n", bits::map_pages(page));
+    }
+    let mut from = bits::next_set(page, 0);
+    while let Some(first) = from {
+        let end = bits::next_clear(page, first).unwrap_or(bits::len(page));
+        let run = if end == first + 1 { first.to_string() } else { format!("{first}-{}", end - 1) };
+        s += &format!("bits      {run}\n");
+        from = bits::next_set(page, end);
+    }
+    Some(s)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

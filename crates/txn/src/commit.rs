@@ -50,7 +50,12 @@ impl TxnManager {
         };
         let timestamp = if wrote { self.commit_record(txn)? } else { txn.snapshot() };
         if wrote {
+            // Before `finish` closes the snapshot, which keeps H below the timestamp: no collector can pass
+            // the versions by and settle the transaction all the same (TXN-VERSIONS).
             self.versions.committed(txn, timestamp);
+        } else {
+            // A change may have been refused before its record.
+            self.unlist(txn);
         }
         self.finish(txn);
         let n = self.counters.committed.fetch_add(1, Ordering::Relaxed) + 1;

@@ -102,19 +102,28 @@ impl Horizon {
         self.table.raise_floor(h);
     }
 
-    /// Publishes a newer H, forgets the statuses below it, raises the floor. Returns H, or `None` if another
-    /// thread is at it and `wait` is not set.
-    pub(crate) fn advance(&self, wait: bool) -> Option<Lsn> {
-        let _one = if wait { self.collecting.lock() } else { self.collecting.try_lock()? };
+    /// Computes a newer H, has `drop_versions` drop the versions that it makes superfluous, publishes it,
+    /// forgets the statuses below it, raises the floor. Does nothing if another thread is at it and `wait` is
+    /// not set.
+    ///
+    /// TXN-VERSIONS: the versions go before anybody is told that their superseder has settled. Whoever learns
+    /// that a ghost has settled may take it away, and whoever then makes the row anew pushes nothing: an entry
+    /// that was still in the chain would turn up below the new row's versions and bring the deleted one back.
+    /// Dropping them early harms nobody: H is a lower bound of all snapshots, present and future, whether it
+    /// is published or not.
+    pub(crate) fn advance(&self, wait: bool, drop_versions: impl FnOnce(Lsn)) {
+        let one = if wait { Some(self.collecting.lock()) } else { self.collecting.try_lock() };
+        let Some(_one) = one else { return };
         let h = {
             let open = self.open.lock();
             let mut h = self.log.durable();
             if let Some((oldest, _)) = open.first_key_value() {
                 h = h.min(*oldest);
             }
-            self.published.fetch_max(h.0, Ordering::AcqRel);
             h
         };
+        drop_versions(h);
+        self.published.fetch_max(h.0, Ordering::AcqRel);
         loop {
             let next = {
                 let mut q = self.committed.lock();
@@ -126,7 +135,6 @@ impl Horizon {
             }
         }
         self.table.raise_floor(h);
-        Some(h)
     }
 
     /// Open snapshots: how many, and the oldest.

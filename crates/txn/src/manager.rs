@@ -364,14 +364,10 @@ impl TxnManager {
     }
     /// Moves the horizon and forgets statuses and versions below it.
     pub fn collect(&self) {
-        if let Some(h) = self.horizon.advance(true) {
-            self.versions.collect(h);
-        }
+        self.horizon.advance(true, |h| self.versions.collect(h));
     }
     pub(crate) fn try_collect(&self) {
-        if let Some(h) = self.horizon.advance(false) {
-            self.versions.collect(h);
-        }
+        self.horizon.advance(false, |h| self.versions.collect(h));
     }
     /// Space on the device may have returned: rollbacks that wait for it try again at once.
     pub fn space_returned(&self) {

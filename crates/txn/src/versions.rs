@@ -4,7 +4,8 @@
 //! When a transaction overwrites what another one wrote, the former state goes to the chain of its key,
 //! newest last. A reader that may not see the state in the page walks the chain from the newest and takes the
 //! first state whose writer it may see. An entry superseded by a transaction that committed at or below the
-//! horizon is dropped: every view sees that transaction or a later one (TXN-VERSIONS).
+//! horizon is dropped: every view sees that transaction or a later one. It is dropped before that transaction
+//! counts as settled, so that the chain of a row that was deleted and taken away is empty (TXN-VERSIONS).
 use crate::Txn;
 use crate::horizon::Horizon;
 use hamal_error::{Error, ErrorKind, Result};
@@ -108,9 +109,7 @@ impl VersionStore {
         if fits(self.bytes()) {
             return Ok(());
         }
-        if let Some(h) = self.horizon.advance(true) {
-            self.collect(h);
-        }
+        self.horizon.advance(true, |h| self.collect(h));
         let used = self.bytes();
         if fits(used) {
             return Ok(());

@@ -172,7 +172,18 @@ fn next(node: &Node<'_>, id: PageId, target: Target<'_>) -> Result<Option<(u8, P
         return Ok(None);
     }
     let child = target.child(node).and_then(|i| node.child(i)).map_err(|b| corrupt(id, b))?;
+    apart(id, &[child])?;
     Ok(Some((node.level() - 1, child)))
+}
+
+/// Checks that the pages that are about to be latched under the latch of `id` are others, and different ones: a
+/// damaged node that names itself would have its reader wait for itself.
+pub(crate) fn apart(id: PageId, others: &[PageId]) -> Result<()> {
+    let twice = |(i, p): (usize, &PageId)| *p == id || others[..i].contains(p);
+    if others.iter().enumerate().any(twice) {
+        return Err(corrupt(id, Broken("it names itself, or one child twice")));
+    }
+    Ok(())
 }
 
 /// Reads the node header of a page that must be a node of the tree.

@@ -4,7 +4,7 @@
 //!
 //! Latches are taken in the usual order: parent, left, right, map page.
 use super::codec::Broken;
-use super::descend::{Latched, Target, corrupt, node, unmet};
+use super::descend::{Latched, Target, apart, corrupt, node, unmet};
 use super::node::{Node, SLOTS, inner_cost};
 use super::ops::code;
 use super::ops::tree::{Shape, encode_absorb, encode_init, encode_remove_child};
@@ -109,6 +109,7 @@ impl Btree {
         // The left neighbour first, then the right one; in either pair the left page's latch first.
         for slot in [at.checked_sub(1), (at < above.count()).then_some(at)].into_iter().flatten() {
             let (l, r) = (above.child(slot).map_err(broken)?, above.child(slot + 1).map_err(broken)?);
+            apart(id, &[l, r])?;
             let mut left = self.pool().try_exclusive(l)?;
             let mut right = self.pool().try_exclusive(r)?;
             let (a, b) = (node(tree, l, &left)?, node(tree, r, &right)?);
@@ -160,6 +161,7 @@ impl Btree {
         credit: &mut OpCredit<'_>,
     ) -> Latched<Option<PageId>> {
         let id = node(tree, tree.root, &root)?.child(0).map_err(|b| corrupt(tree.root, b))?;
+        apart(tree.root, &[id])?;
         let mut child = self.pool().try_exclusive(id)?;
         let only = node(tree, id, &child)?;
         let broken = |b| corrupt(id, b);

@@ -178,7 +178,7 @@ impl Btree {
     /// must be short and must not call the engine.
     ///
     /// # Errors
-    /// As a page read; `SnapshotTooOld`.
+    /// As a page read.
     pub fn get<R>(
         &self,
         view: &View,

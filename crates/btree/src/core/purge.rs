@@ -88,6 +88,11 @@ impl Btree {
             }
             match self.tidy_leaf(ghost.tree, &ghost.key) {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) if matches!(e.kind(), ErrorKind::LogFull | ErrorKind::NoSpace | ErrorKind::Limit) => {
+                    // Nothing is wrong with the leaf: its turn comes again.
+                    self.ghosts.lock().push_back(ghost);
+                    return Err(e);
+                }
                 done => done?,
             }
         }

@@ -7,7 +7,7 @@
 //! than two levels. The root is split by moving its content down into two new pages, and keeps its page id
 //! for ever.
 use super::codec::{Broken, Sound};
-use super::descend::{Latched, Target, arrived, corrupt, node, unmet};
+use super::descend::{Latched, Target, apart, arrived, corrupt, node, unmet};
 use super::node::{Node, common_prefix, inner_cost, leaf_cost, separator};
 use super::ops::code;
 use super::ops::tree::{Shape, encode_init, encode_insert_child, encode_root, encode_truncate};
@@ -80,6 +80,7 @@ impl Btree {
                 full = Some(Plan { level: here.level(), root: page.id() == tree.root });
             }
             let child = here.child_of(key).and_then(|i| here.child(i)).map_err(|b| corrupt(page.id(), b))?;
+            apart(page.id(), &[child])?;
             expect = Some(here.level() - 1);
             let below = self.pool().try_shared(child)?;
             page = below;
@@ -131,7 +132,9 @@ impl Btree {
         }
         let broken = |b| corrupt(parent.id(), b);
         let slot = above.child_of(key).map_err(broken)?;
-        let mut left = self.pool().try_exclusive(above.child(slot).map_err(broken)?)?;
+        let child = above.child(slot).map_err(broken)?;
+        apart(parent.id(), &[child])?;
+        let mut left = self.pool().try_exclusive(child)?;
         let here = arrived(tree, left.id(), &left, level, target)?;
         if !self.is_full(&here, need) {
             return Ok(false);

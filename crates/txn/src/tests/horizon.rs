@@ -123,3 +123,24 @@ fn collection_comes_with_commits() {
     }
     assert!(b.m.stats().statuses < 150);
 }
+
+/// A row is deleted, its ghost taken away because its writer has settled, and the row made anew: by then the
+/// state before the deletion must be out of its chain, or a snapshot that does not see the new row would find
+/// that state and show the deleted row. So versions go before their superseder counts as settled.
+#[test]
+fn versions_go_before_their_superseder_settles() {
+    let b = Bench::new();
+    let (id, ts) = committed(&b, 1, 5);
+    b.m.log().force(ts, ForceReason::Asked).unwrap();
+    let mut ran = false;
+    b.m.horizon.advance(true, |h| {
+        ran = true;
+        assert!(h >= ts, "nothing holds it back");
+        assert!(!b.m.settled(id) && b.m.horizon() < ts, "its version is still there");
+        assert_eq!(b.m.versions().count(), 1);
+        b.m.versions.collect(h);
+        assert_eq!(b.m.versions().count(), 0);
+        assert!(!b.m.settled(id));
+    });
+    assert!(ran && b.m.settled(id) && b.m.horizon() >= ts);
+}

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 mod contract;
 mod ending;
 mod horizon;
+mod losers;
 mod model;
 mod threads;
 mod waiting;

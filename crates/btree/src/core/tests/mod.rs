@@ -1,7 +1,7 @@
 //! Tests of the node layer alone: pages and payloads, no engine.
 use super::codec::Sound;
 use super::manager::BtreeManager;
-use super::node::{LeafRecord, Node, Word, leaf_cost, max_inline, max_key};
+use super::node::{LeafRecord, Node, Word, common_prefix, leaf_cost, max_inline, max_key};
 use super::ops::leaf::{self, Bytes};
 use super::ops::{code, tree};
 use crate::BTREE_RM;
@@ -395,4 +395,26 @@ fn kinds_are_what_the_format_says() {
         BtreeManager::default().describe(code::INIT, payload, &mut s).unwrap();
     }
     assert_eq!(s, "init leaf, 0 entries, from \"\" to inf".repeat(2));
+}
+
+proptest! {
+    /// BTREE-3: what two fences have in common, every key between them begins with.
+    #[test]
+    fn keys_between_fences_begin_with_their_prefix(
+        stem in prop::collection::vec(any::<u8>(), 0..6),
+        tails in prop::collection::vec(prop::collection::vec(prop_oneof![Just(0u8), Just(255), any::<u8>()], 0..5), 3),
+        key in prop::collection::vec(prop_oneof![Just(0u8), Just(255), any::<u8>()], 0..8),
+    ) {
+        let mut keys: Vec<Vec<u8>> = tails.iter().map(|t| [&stem[..], t].concat()).collect();
+        keys.push(key);
+        keys.sort();
+        keys.dedup();
+        for (i, lower) in keys.iter().enumerate() {
+            for (j, upper) in keys.iter().enumerate().skip(i + 1) {
+                let prefix = &lower[..common_prefix(lower, Some(upper))];
+                prop_assert!(keys[i..=j].iter().all(|k| k.starts_with(prefix)));
+            }
+            prop_assert_eq!(common_prefix(lower, None), 0);
+        }
+    }
 }
