@@ -58,8 +58,9 @@ impl Pool {
     pub fn try_shared(&self, id: PageId) -> std::result::Result<SharedPage<'_>, Stop> {
         self.check()?;
         while let Entry::Resident(frame) = self.xlat.get(id) {
-            let guard = self.region.read(frame);
-            // The frame may have been given to another page while we waited: then look again (BUF-XLAT).
+            // The frame may be given to another page while we wait. To go on waiting for it then, with other latches
+            // held, would be to wait for a page out of order: look again (BUF-XLAT, BUF-ORDER).
+            let Some(guard) = self.region.read_while(frame, |f| f.holds(id)) else { continue };
             if guard.desc().holds(id) {
                 guard.desc().touch();
                 self.check()?;
@@ -81,7 +82,7 @@ impl Pool {
     fn try_write_latch(&self, id: PageId) -> std::result::Result<WriteGuard<'_, Frame>, Stop> {
         self.check()?;
         while let Entry::Resident(frame) = self.xlat.get(id) {
-            let guard = self.region.write(frame);
+            let Some(guard) = self.region.write_while(frame, |f| f.holds(id)) else { continue };
             if guard.desc().holds(id) {
                 guard.desc().touch();
                 self.check()?;
@@ -290,10 +291,11 @@ impl Pool {
     }
 
     /// Unbinds a clean frame; the caller keeps it latched and owns it.
-    fn release(&self, guard: &WriteGuard<'_, Frame>, page: PageId) {
+    pub(crate) fn release(&self, guard: &WriteGuard<'_, Frame>, page: PageId) {
         let f = guard.desc();
         debug_assert!(!f.is_dirty() && !f.in_flight() && !f.pinned(), "BUF-EVICT");
         f.unbind();
+        self.region.rouse(guard.frame());
         self.settle(f);
         self.xlat.clear(page);
         self.counters.resident.fetch_sub(1, Relaxed);

@@ -103,6 +103,23 @@ impl<D> Region<D> {
         ReadGuard { region: self, frame }
     }
 
+    /// Waits for the shared latch as long as `wanted` (which looks at the descriptor) holds.
+    pub(crate) fn read_while(&self, frame: u32, wanted: impl Fn(&D) -> bool) -> Option<ReadGuard<'_, D>> {
+        let slot = &self.slots[frame as usize];
+        slot.latch.lock_shared_while(|| wanted(&slot.desc)).then(|| ReadGuard { region: self, frame })
+    }
+
+    /// The same for the exclusive latch.
+    pub(crate) fn write_while(&self, frame: u32, wanted: impl Fn(&D) -> bool) -> Option<WriteGuard<'_, D>> {
+        let slot = &self.slots[frame as usize];
+        slot.latch.lock_exclusive_while(|| wanted(&slot.desc)).then(|| WriteGuard { region: self, frame })
+    }
+
+    /// After the descriptor says something else: whoever waits looks again at whether it still wants the latch.
+    pub(crate) fn rouse(&self, frame: u32) {
+        self.slots[frame as usize].latch.rouse();
+    }
+
     /// Takes the shared latch if that needs no wait.
     pub(crate) fn try_read(&self, frame: u32) -> Option<ReadGuard<'_, D>> {
         self.slots[frame as usize].latch.try_lock_shared().then(|| ReadGuard { region: self, frame })

@@ -117,21 +117,65 @@ impl Latch {
         false
     }
 
-    #[cold]
+    /// As [`Latch::lock_shared`], but gives up (`false`) once `wanted` says no. Who changes what `wanted` looks
+    /// at calls [`Latch::rouse`] afterwards.
+    pub fn lock_shared_while(&self, wanted: impl Fn() -> bool) -> bool {
+        for _ in 0..SPINS {
+            if self.try_lock_shared() {
+                return true;
+            }
+            spin_loop();
+        }
+        self.wait_shared_while(wanted)
+    }
+
+    /// As [`Latch::lock_exclusive`], but gives up (`false`) once `wanted` says no; see
+    /// [`Latch::lock_shared_while`].
+    pub fn lock_exclusive_while(&self, wanted: impl Fn() -> bool) -> bool {
+        for _ in 0..SPINS {
+            if self.try_lock_exclusive() {
+                return true;
+            }
+            spin_loop();
+        }
+        self.wait_exclusive_while(wanted)
+    }
+
+    /// Has every waiter look again at what it waits for.
+    pub fn rouse(&self) {
+        // With the fence of a waiter: either it is seen here, or it sees what was changed before.
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) != 0 {
+            self.event.wake(Who::Readers, u32::MAX);
+            self.event.wake(Who::Writers, u32::MAX);
+        }
+    }
+
     fn wait_shared(&self) {
+        let taken = self.wait_shared_while(|| true);
+        debug_assert!(taken);
+    }
+
+    #[cold]
+    fn wait_shared_while(&self, wanted: impl Fn() -> bool) -> bool {
         self.waiting.fetch_add(ONE_READER, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
         let mut polite = true;
-        loop {
+        let taken = loop {
             let ticket = self.event.ticket();
             let seen = self.look();
             let behind = polite && self.waiting.load(Ordering::Relaxed) >= ONE_WRITER;
             if !behind && self.share_or_look_again(seen) {
-                break;
+                break true;
+            }
+            if !wanted() {
+                break false;
             }
             self.event.wait(ticket, Who::Readers);
             polite = false;
-        }
+        };
         self.waiting.fetch_sub(ONE_READER, Ordering::AcqRel);
+        taken
     }
 
     /// The look of a waiter: a read-modify-write, so that it has its place among the releases.
@@ -201,10 +245,16 @@ impl Latch {
         false
     }
 
-    #[cold]
     fn wait_exclusive(&self) {
+        let taken = self.wait_exclusive_while(|| true);
+        debug_assert!(taken);
+    }
+
+    #[cold]
+    fn wait_exclusive_while(&self, wanted: impl Fn() -> bool) -> bool {
         self.waiting.fetch_add(ONE_WRITER, Ordering::AcqRel);
-        loop {
+        fence(Ordering::SeqCst);
+        let got = loop {
             let ticket = self.event.ticket();
             // A failed exchange is followed by another look, as in `share_or_look_again`.
             let mut seen = self.look();
@@ -216,12 +266,21 @@ impl Latch {
                 }
             }
             if taken {
-                break;
+                break true;
+            }
+            if !wanted() {
+                break false;
             }
             self.event.wait(ticket, Who::Writers);
-        }
+        };
         // Before the release, so that whoever sees the release sees this too.
-        self.waiting.fetch_sub(ONE_WRITER, Ordering::AcqRel);
+        let before = self.waiting.fetch_sub(ONE_WRITER, Ordering::AcqRel);
+        if !got && before != ONE_WRITER {
+            // It may have taken the wake-up meant for another, and readers may have been polite to it.
+            self.event.wake(Who::Readers, u32::MAX);
+            self.event.wake(Who::Writers, 1);
+        }
+        got
     }
 
     /// Gives the exclusive hold back and raises the version.

@@ -171,3 +171,77 @@ fn broken_uses_are_rejected() {
     });
     assert!(writes_without_latch.is_err(), "loom accepted a write without the latch");
 }
+
+/// LATCH-5: a waiter gives up once what it waits for is no longer wanted, although the holder never lets go before.
+#[test]
+fn a_waiter_that_wants_no_longer_gives_up() {
+    for exclusive in [false, true] {
+        explore(Some(3), move || {
+            let p = pair();
+            // `a` stands for what the latch belongs to: 0 is wanted.
+            p.latch.lock_exclusive();
+            let q = p.clone();
+            let waiter = thread::spawn(move || {
+                let wanted = || q.a.load(Relaxed) == 0;
+                let got = if exclusive {
+                    q.latch.lock_exclusive_while(wanted)
+                } else {
+                    q.latch.lock_shared_while(wanted)
+                };
+                assert!(!got, "the holder has not let go");
+            });
+            p.a.store(1, Relaxed);
+            p.latch.rouse();
+            waiter.join().unwrap();
+            p.latch.unlock_exclusive();
+        });
+    }
+}
+
+/// LATCH-5: a waiter that gives up passes on the wake-up that it may have taken: the other one gets the latch.
+#[test]
+fn giving_up_takes_no_wake_up_from_others() {
+    explore(Some(2), || {
+        let p = pair();
+        p.latch.lock_exclusive();
+        let (q, r) = (p.clone(), p.clone());
+        let gives_up = thread::spawn(move || {
+            if q.latch.lock_exclusive_while(|| q.b.load(Relaxed) == 0) {
+                q.latch.unlock_exclusive();
+            }
+        });
+        let wants = thread::spawn(move || {
+            r.latch.lock_exclusive();
+            r.latch.unlock_exclusive();
+        });
+        p.b.store(1, Relaxed);
+        p.latch.rouse();
+        p.latch.unlock_exclusive();
+        gives_up.join().unwrap();
+        wants.join().unwrap();
+    });
+}
+
+/// The same with a reader that was polite to the writer which gave up.
+#[test]
+fn giving_up_lets_polite_readers_in() {
+    explore(Some(2), || {
+        let p = pair();
+        p.latch.lock_shared();
+        let (q, r) = (p.clone(), p.clone());
+        let gives_up = thread::spawn(move || {
+            if q.latch.lock_exclusive_while(|| q.b.load(Relaxed) == 0) {
+                q.latch.unlock_exclusive();
+            }
+        });
+        let reads = thread::spawn(move || {
+            r.latch.lock_shared();
+            r.latch.unlock_shared();
+        });
+        p.b.store(1, Relaxed);
+        p.latch.rouse();
+        gives_up.join().unwrap();
+        reads.join().unwrap();
+        p.latch.unlock_shared();
+    });
+}

@@ -209,3 +209,47 @@ fn the_shared_count_does_not_overflow() {
     }
     assert!(l.try_lock_exclusive());
 }
+
+/// LATCH-5: waiters that give up, all the time, cost nobody else a wake-up.
+#[test]
+fn giving_up_strands_nobody() {
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    let latch = Latch::new();
+    let wanted = AtomicU64::new(0);
+    std::thread::scope(|s| {
+        for t in 0..4u64 {
+            let (latch, wanted) = (&latch, &wanted);
+            s.spawn(move || {
+                for n in 0..3000u64 {
+                    let before = wanted.load(SeqCst);
+                    let still = || wanted.load(SeqCst) == before;
+                    if (t + n) % 3 == 0 {
+                        if latch.lock_shared_while(still) {
+                            latch.unlock_shared();
+                        }
+                    } else if latch.lock_exclusive_while(still) {
+                        std::thread::yield_now();
+                        latch.unlock_exclusive();
+                    }
+                }
+            });
+        }
+        for t in 0..4u64 {
+            let (latch, wanted) = (&latch, &wanted);
+            s.spawn(move || {
+                for n in 0..3000u64 {
+                    if (t + n) % 2 == 0 {
+                        latch.lock_exclusive();
+                        wanted.fetch_add(1, SeqCst);
+                        latch.rouse();
+                        std::thread::yield_now();
+                        latch.unlock_exclusive();
+                    } else {
+                        latch.lock_shared();
+                        latch.unlock_shared();
+                    }
+                }
+            });
+        }
+    });
+}

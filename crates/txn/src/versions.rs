@@ -119,12 +119,12 @@ impl VersionStore {
         Err(Error::new(
             ErrorKind::VersionBudget,
             format!(
-                "no room for {bytes} bytes of a former version: {used} of {} bytes are in use, held \
-                 for {open} open snapshots, the oldest at {oldest}",
+                "no room for {bytes} bytes of a former version: {used} of {} bytes are in use, for live writers \
+                 and for {open} open snapshots (writers' own included), the oldest at {oldest}",
                 self.budget
             ),
         )
-        .with_help("Close long snapshots, change less in one transaction, or raise version_budget"))
+        .with_help("Close long snapshots, change less in one transaction, or raise version_budget_bytes"))
     }
 
     /// Pushes the state that `txn` is replacing, at the head of the chain of (manager, space, key). The

@@ -361,3 +361,29 @@ fn too_many_pages_at_once_are_refused() {
     assert_eq!(b.pool.promised.load(SeqCst), 0);
     b.pool.check_at_rest();
 }
+
+/// BUF-ORDER: who waits for a page's latch, with other latches held, does not go on waiting when the frame is given to
+/// another page: its new owner may wait for those latches.
+#[test]
+fn t25_nobody_waits_for_a_frame_that_holds_another_page() {
+    for exclusive in [false, true] {
+        let b = Bench::with_pages(4);
+        b.pool.flush_all(WriteReason::Asked).unwrap();
+        let id = PageId(2);
+        let crate::translate::Entry::Resident(frame) = b.pool.xlat.get(id) else { panic!("not resident") };
+        let taken = b.pool.region.write(frame);
+        std::thread::scope(|s| {
+            let waiter = s.spawn(|| match exclusive {
+                false => b.pool.try_shared(id).map(drop),
+                true => b.pool.try_exclusive(id).map(drop),
+            });
+            // Long enough to be asleep by then; if it is not, the test is only easier to pass.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            b.pool.release(&taken, id);
+            // The frame stays latched, as it does while a new page is made in it.
+            let got = waiter.join().unwrap();
+            assert!(matches!(got, Err(Stop::Need(Need::Page(x))) if x == id), "{got:?}");
+        });
+        drop(taken);
+    }
+}
