@@ -308,3 +308,31 @@ fn undo_only_keeps_ghosts() {
     }
     assert_eq!(db.pages_of(tree), 1);
 }
+
+/// The queue of ghosts lives in memory; after a restart (here: when it was forgotten) a scan brings them to mind again.
+#[test]
+fn a_scan_brings_forgotten_ghosts_to_mind() {
+    let db = create(&Config::default());
+    let tree = db.tree(16);
+    let t = db.begin();
+    for i in 0..500u64 {
+        db.put(&t, tree, &i.to_be_bytes(), &[0; 100]).unwrap();
+    }
+    db.commit(&t);
+    let t = db.begin();
+    for i in 0..500u64 {
+        db.remove(&t, tree, &i.to_be_bytes()).unwrap();
+    }
+    db.commit(&t);
+    db.collect();
+    db.btree.forget_tree(tree.id);
+    assert_eq!(db.btree.tidy_queued(1000).unwrap(), 0);
+    let pages = db.pages_of(tree);
+    assert!(pages > 5);
+    // Each round tidies the leaves that are left, merges halve them.
+    for _ in 0..20 {
+        assert!(db.all(&db.now(), tree).is_empty());
+        db.btree.tidy_queued(1000).unwrap();
+    }
+    assert_eq!(db.pages_of(tree), 1, "of {pages}");
+}

@@ -17,6 +17,9 @@ use std::sync::atomic::Ordering::Relaxed;
 /// Ghosts remembered for background tidying; beyond it they wait for a writer that needs the room.
 const MOST_GHOSTS: usize = 1 << 20;
 
+/// No more than this many are queued by scans.
+const MOST_HINTS: usize = 1 << 12;
+
 /// A ghost, and whose it is.
 #[derive(Debug)]
 pub(crate) struct QueuedGhost {
@@ -69,6 +72,13 @@ impl Btree {
         let mut queue = self.ghosts.lock();
         if queue.len() < MOST_GHOSTS {
             queue.push_back(QueuedGhost { tree, key: key.into(), writer });
+        }
+    }
+
+    /// Remembers a ghost that somebody met by the way, if few are waiting: it will be met again.
+    pub(crate) fn hint_ghost(&self, tree: Tree, key: &[u8], writer: TxnId) {
+        if self.ghosts.lock().len() < MOST_HINTS {
+            self.queue_ghost(tree, key, writer);
         }
     }
 

@@ -8,6 +8,7 @@ use super::read::raw;
 use super::{Bound, Btree, Direction, Entry, Tree};
 use hamal_error::Result;
 use hamal_txn::View;
+use std::cell::Cell;
 
 /// Where a scan stands between two leaves.
 enum Place {
@@ -35,6 +36,8 @@ impl Place {
 struct Want<'a> {
     view: &'a View,
     tree: Tree,
+    /// Whether a settled ghost was met in this leaf.
+    stale: Cell<bool>,
     low: Bound<'a>,
     high: Bound<'a>,
     limit: usize,
@@ -116,7 +119,7 @@ impl Btree {
         loop {
             // Between two leaves a merge may have brought rows that were seen already into the next one:
             // from the second leaf on the fence is the bound (BTREE-9).
-            let mut want = Want { view, tree, low, high, limit };
+            let mut want = Want { view, tree, stale: Cell::new(false), low, high, limit };
             match &place {
                 Place::From(fence) if moved => want.low = Bound::Included(fence),
                 Place::Below(fence) if moved => want.high = Bound::Excluded(fence),
@@ -192,6 +195,11 @@ impl Btree {
         }
         if let Some(value) = self.resolve(want.view, want.tree, &key, &record, raw) {
             out.push(Entry { key, value });
+        } else if record.word.ghost() && !want.stale.get() && self.settled(record.word.writer()) {
+            // Ghosts are remembered in memory only. One that a scan meets after a restart is remembered again: one for
+            // each leaf suffices to have it tidied.
+            want.stale.set(true);
+            self.hint_ghost(want.tree, &key, record.word.writer());
         }
         Ok(())
     }
