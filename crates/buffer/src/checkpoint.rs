@@ -63,6 +63,18 @@ impl Pool {
         DirtyScan { redo, pages }
     }
 
+    /// The page with the highest pageLSN of all page writes that have completed, and that pageLSN. Once the data file is synced
+    /// after this, the page on disk never has a lower one again (BUF-WITNESS): an older data file put in its place does.
+    pub fn witness(&self) -> (PageId, Lsn) {
+        let (lsn, page) = *self.witness.lock();
+        (page, lsn)
+    }
+    /// Goes on from the witness that the control file names.
+    pub fn set_witness(&self, page: PageId, lsn: Lsn) {
+        let mut witness = self.witness.lock();
+        *witness = (*witness).max((lsn, page));
+    }
+
     /// Makes every page write that has completed durable.
     ///
     /// # Errors

@@ -380,6 +380,10 @@ impl Pool {
             self.counters.write_calls.fetch_add(1, Relaxed);
             first = end;
         }
+        if let Some(newest) = copied.iter().max_by_key(|x| x.lsn) {
+            let mut witness = self.witness.lock();
+            *witness = (*witness).max((newest.lsn, newest.page));
+        }
         self.counters.pages_written.fetch_add(copied.len() as u64, Relaxed);
         self.file_pages.fetch_max(copied[copied.len() - 1].page.0 + 1, AcqRel);
         for x in copied {

@@ -7,7 +7,7 @@ use crate::translate::Translation;
 use hamal_disk::DiskFile;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Log;
-use hamal_page::PageId;
+use hamal_page::{Lsn, PageId};
 use hamal_trace::Trace;
 use parking_lot::Mutex;
 use std::fmt;
@@ -82,6 +82,8 @@ pub struct Pool {
     pub(crate) free: Mutex<Vec<u32>>,
     /// The clock's hand.
     pub(crate) hand: AtomicU64,
+    /// The page with the highest pageLSN that was ever written, for the control file (BUF-WITNESS).
+    pub(crate) witness: Mutex<(Lsn, PageId)>,
     /// B of rule W: the LSN of the newest begun checkpoint; 0: none yet.
     pub(crate) begun: AtomicU64,
     pub(crate) in_redo: AtomicBool,
@@ -144,6 +146,7 @@ impl Pool {
             xlat: Translation::new(),
             free: Mutex::new(free),
             hand: AtomicU64::new(0),
+            witness: Mutex::new((Lsn::NULL, PageId(0))),
             begun: AtomicU64::new(0),
             in_redo: AtomicBool::new(false),
             dirty: AtomicU64::new(0),

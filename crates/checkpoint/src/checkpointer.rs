@@ -11,7 +11,7 @@
 use crate::{CheckpointData, CheckpointEnd, Chunk, Control, ControlFile};
 use hamal_error::Result;
 use hamal_log::{Log, RecordKind, RecordSpec, TxnRef};
-use hamal_page::{Lsn, RmId};
+use hamal_page::{Lsn, PageId, RmId};
 use hamal_trace::{Event, ForceReason, Trace};
 use hamal_txn::TxnManager;
 use parking_lot::Mutex;
@@ -91,6 +91,11 @@ impl Checkpointer {
 
         // Step 3 (CKP-3): between the scan and the publication of R, never earlier.
         let data_pages = pool.file_pages();
+        // A page that has been cut off the file since is no witness.
+        let (witness_page, witness_lsn) = match pool.witness() {
+            (page, lsn) if page.0 < data_pages => (page, lsn),
+            _ => (PageId(0), Lsn::NULL),
+        };
         pool.sync_data()?;
         self.trace.emit(|| Event::CheckpointSync);
 
@@ -106,8 +111,16 @@ impl Checkpointer {
         // Step 5: the one write that makes the checkpoint count. A transaction in the table pins the log from its first
         // record even if it has committed since: its commit record may be lost in a crash (T41).
         let keep_from = data.att.iter().map(|e| Lsn(e.txn.0)).fold(redo, Lsn::min);
-        let next =
-            Control { checkpoint_begin: begin, checkpoint_end: end, redo, keep_from, data_pages, ..last };
+        let next = Control {
+            checkpoint_begin: begin,
+            checkpoint_end: end,
+            redo,
+            keep_from,
+            data_pages,
+            witness_page,
+            witness_lsn,
+            ..last
+        };
         let slot = control.write(next).map_err(|e| log.poison(e))?;
         let sequence = control.current().sequence;
         self.trace.emit(|| Event::ControlWrite { sequence, slot });

@@ -6,7 +6,7 @@
 
 use hamal_disk::{Disk, DiskFile, OpenMode, read_exact_at};
 use hamal_error::{Error, ErrorKind, Result};
-use hamal_page::{DbId, Lsn, valid_page_size};
+use hamal_page::{DbId, Lsn, PageId, valid_page_size};
 use std::sync::Arc;
 
 /// Bytes of one slot.
@@ -50,6 +50,11 @@ pub struct Control {
     pub keep_from: Lsn,
     /// Pages that the data file had room for.
     pub data_pages: u64,
+    /// A page of the data file, and the pageLSN that it had reached when this checkpoint synced the file: a lower one proves that
+    /// the data file is older than this control file. Null: none.
+    pub witness_page: PageId,
+    /// See `witness_page`.
+    pub witness_lsn: Lsn,
     /// The resource managers.
     pub managers: Vec<ManagerEntry>,
 }
@@ -69,6 +74,8 @@ impl Control {
             b.extend_from_slice(&lsn.0.to_le_bytes());
         }
         b.extend_from_slice(&self.data_pages.to_le_bytes());
+        b.extend_from_slice(&self.witness_page.0.to_le_bytes());
+        b.extend_from_slice(&self.witness_lsn.0.to_le_bytes());
         for m in &self.managers {
             if m.name.is_empty() || m.name.len() > 63 {
                 return Err(Error::new(
@@ -129,6 +136,7 @@ impl Control {
         let count = r.u16();
         let (begin, end, redo, keep) = (Lsn(r.u64()), Lsn(r.u64()), Lsn(r.u64()), Lsn(r.u64()));
         let data_pages = r.u64();
+        let (witness_page, witness_lsn) = (PageId(r.u64()), Lsn(r.u64()));
         let mut managers = Vec::new();
         for _ in 0..count {
             let short =
@@ -155,6 +163,8 @@ impl Control {
             redo,
             keep_from: keep,
             data_pages,
+            witness_page,
+            witness_lsn,
             managers,
         })
     }
@@ -335,6 +345,8 @@ mod tests {
             redo: Lsn(keep + 10),
             keep_from: Lsn(keep),
             data_pages: 9,
+            witness_page: PageId(4),
+            witness_lsn: Lsn(keep),
             managers: vec![ManagerEntry { id: 1, version: 3, name: "space".into() }],
         }
     }

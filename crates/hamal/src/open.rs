@@ -12,7 +12,7 @@ use hamal_checkpoint::{CheckpointEnd, Checkpointer, Control, ControlFile, Manage
 use hamal_disk::{DiskFile, DiskLock, OpenMode, OverlayDisk};
 use hamal_error::Poison;
 use hamal_log::{Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end, rewrite_segments};
-use hamal_page::{DbId, Lsn, RmId};
+use hamal_page::{DbId, Lsn, PageId, RmId};
 use hamal_recovery::{ProgressFn, RestartContext, restart};
 use hamal_space::{SPACE_RM, Space, SpaceManager};
 use hamal_trace::{Event, ForceReason, Phase, Trace, WriteReason};
@@ -254,6 +254,8 @@ fn create(options: &Builder, disk: &Arc<dyn Disk>) -> Result<()> {
         redo: begin,
         keep_from: begin,
         data_pages: 0,
+        witness_page: PageId(0),
+        witness_lsn: Lsn::NULL,
         managers: built_in()
             .map(|(id, name, version)| ManagerEntry { id: id.0, version, name: name.to_string() })
             .to_vec(),
@@ -399,6 +401,39 @@ fn assemble(
     Ok(Assembled { pool, txns, space, btree, garbage, catalogue })
 }
 
+/// Refuses a data file that is older than the control file: the page that the last checkpoint named as its witness has a lower
+/// pageLSN than it had when that checkpoint synced the file. A page that cannot be verified here (torn, or cut off since) is no
+/// proof either way: recovery, or whoever reads it, decides.
+fn check_witness(data: &dyn DiskFile, control: &Control) -> Result<()> {
+    if control.witness_lsn.is_null() {
+        return Ok(());
+    }
+    let mut page = hamal_disk::AlignedBuf::new(control.page_size as usize);
+    let offset = control.witness_page.0.saturating_mul(u64::from(control.page_size));
+    let read = data
+        .read_at(offset, &mut page)
+        .map_err(|e| Error::io("cannot read a page", e).with_file(DATA).with_offset(offset))?;
+    if read < page.len() || hamal_page::verify(&page, control.db, control.witness_page).is_err() {
+        return Ok(());
+    }
+    let found = hamal_page::header::page_lsn(&page);
+    if found >= control.witness_lsn {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::WrongDatabase,
+        format!(
+            "the file is older than the control file: the page's pageLSN is {found} and was {}",
+            control.witness_lsn
+        ),
+    )
+    .with_file(DATA)
+    .with_page(control.witness_page)
+    .with_help(
+        "Restore the whole directory from one backup; files of different moments do not belong together",
+    ))
+}
+
 /// Bounds of the memory for log records in redo: as much as the cache, within these.
 const REDO_MEMORY_MIN: u64 = 128 << 20;
 const REDO_MEMORY_MAX: u64 = 512 << 20;
@@ -436,6 +471,7 @@ fn wire(
     let data = open_data(&disk, options, false)?;
     // A clean end leaves the device in charge of the data file; after any other, what cannot be read past the cache is
     // made true by recovery, which treats every page that the log names as dirty.
+    check_witness(&*data, &control)?;
     let bypass = data.bypasses_cache();
     if !bypass {
         data.sync()
@@ -450,7 +486,9 @@ fn wire(
         control_file.write(next)?;
     }
     let parts = assemble(options, &settings, data, log, &managers, &trace)?;
+    parts.pool.set_witness(control.witness_page, control.witness_lsn);
     let checkpointer = Checkpointer::new(parts.txns.clone(), control_file, trace.clone());
+    let data_len = parts.pool.file_pages();
     let context = RestartContext {
         txns: &parts.txns,
         checkpointer: &checkpointer,
@@ -467,6 +505,18 @@ fn wire(
     parts.btree.set_undo_only(true);
     let report = restart(context, progress)?;
     parts.btree.set_undo_only(false);
+    if report.clean && data_len < control.data_pages {
+        // The file is cut only before a checkpoint that says so: nothing that follows a clean end could have cut it.
+        return Err(Error::new(
+            ErrorKind::WrongDatabase,
+            format!(
+                "the file has {data_len} pages, and had {} when the database was closed",
+                control.data_pages
+            ),
+        )
+        .with_file(DATA)
+        .with_help("It was cut short, or is an older copy: restore the whole directory from one backup"));
+    }
     let core = Core::new(Parts {
         options: options.clone(),
         settings,

@@ -221,3 +221,37 @@ fn a_failed_sync_poisons() {
         assert!(v == b"v" || v == b"w");
     }
 }
+
+/// An older data file of the same database, put back after a clean close: every page of it is valid, but not the newest.
+#[test]
+fn an_older_data_file_is_refused() {
+    let builder = hamal::Database::builder().page_size(4096);
+    for more in [1u64, 2000] {
+        let disk = hamal::disk::MemDisk::new();
+        let put = |from: u64, n: u64| {
+            let db = builder.open_or_create_on(std::sync::Arc::new(disk.clone())).expect("open");
+            let tx = db.begin_write().expect("begin");
+            let t = tx.open_or_create_tree("t").expect("tree");
+            for i in from..from + n {
+                t.put(i.to_be_bytes(), [7; 100]).expect("put");
+            }
+            tx.commit().expect("commit");
+            drop((t, db));
+        };
+        put(0, 100);
+        let old = disk.crash(hamal::disk::CrashModel::KeepAll);
+        put(100, more);
+        // Closed cleanly, and opened again without a change: the witness is carried on.
+        builder.open_on(std::sync::Arc::new(disk.clone())).expect("open").close().expect("close");
+        let open = |d: &dyn hamal::disk::Disk| d.open("data", Default::default()).expect("data");
+        let from = open(&old);
+        let mut bytes = vec![0; from.len().expect("len") as usize];
+        from.read_at(0, &mut bytes).expect("read");
+        let to = open(&disk);
+        to.set_len(0).expect("cut");
+        to.write_at(0, &bytes).expect("write");
+        to.sync().expect("sync");
+        let e = builder.open_on(std::sync::Arc::new(disk.clone())).err().expect("refused");
+        assert_eq!(e.kind(), hamal::ErrorKind::WrongDatabase, "{e}");
+    }
+}

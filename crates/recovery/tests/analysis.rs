@@ -110,6 +110,8 @@ impl History {
             redo: self.redo,
             keep_from: self.redo,
             data_pages: 0,
+            witness_page: PageId(0),
+            witness_lsn: Lsn::NULL,
             managers: vec![],
         };
         let end = find_end(&self.disk, self.log.options(), self.identity, self.begin, self.end)?;
