@@ -423,7 +423,7 @@ fn check_witness(data: &dyn DiskFile, control: &Control) -> Result<()> {
     Err(Error::new(
         ErrorKind::WrongDatabase,
         format!(
-            "the file is older than the control file: the page's pageLSN is {found} and was {}",
+            "the file is older than the control file, or lost a write: the page's pageLSN is {found} and was {}",
             control.witness_lsn
         ),
     )

@@ -251,7 +251,7 @@ fn an_older_data_file_is_refused() {
         to.set_len(0).expect("cut");
         to.write_at(0, &bytes).expect("write");
         to.sync().expect("sync");
-        let e = builder.open_on(std::sync::Arc::new(disk.clone())).err().expect("refused");
+        let e = builder.open_on(std::sync::Arc::new(disk.clone())).expect_err("refused");
         assert_eq!(e.kind(), hamal::ErrorKind::WrongDatabase, "{e}");
     }
 }
