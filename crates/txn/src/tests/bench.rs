@@ -137,7 +137,7 @@ pub(crate) struct Bench {
 }
 
 pub(crate) fn txn_options() -> TxnOptions {
-    TxnOptions { lock_timeout: Duration::from_secs(10), version_budget: 1 << 20 }
+    TxnOptions { lock_timeout: Duration::from_secs(10), version_budget: 256 << 20 }
 }
 
 impl Bench {

@@ -86,12 +86,22 @@ fn money_is_neither_made_nor_lost_in_any_snapshot() {
     assert_eq!((s.active, s.snapshots, s.statuses, s.versions), (0, 0, 0, 0), "{s:?}");
 }
 
+/// Ends the other threads of a test however its own one ends.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn whoever_sees_the_second_commit_sees_the_first() {
     // T1 sets cell 0 to n; T2, begun after T1 committed visibly, copies it into cell 1 of another page.
     let b = Bench::new();
     let stop = AtomicBool::new(false);
     scope(|s| {
+        let _stop = StopOnDrop(&stop);
         for _ in 0..2 {
             s.spawn(|| {
                 while !stop.load(Relaxed) {
