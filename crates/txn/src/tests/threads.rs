@@ -1,6 +1,5 @@
 //! Many threads: isolation, the horizon, the table of a checkpoint.
 use super::bench::*;
-use hamal_error::ErrorKind;
 use hamal_page::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::thread::scope;
@@ -43,8 +42,7 @@ fn money_is_neither_made_nor_lost_in_any_snapshot() {
                             commits.fetch_add(1, Relaxed);
                         }
                         Ok(()) => b.rollback(&t),
-                        // A reader that is not scheduled for a while holds versions; the budget here is small.
-                        Err(e) if e.is_retryable() || e.kind() == ErrorKind::VersionBudget => b.rollback(&t),
+                        Err(e) if e.is_retryable() => b.rollback(&t),
                         Err(e) => panic!("{e}"),
                     }
                 }
