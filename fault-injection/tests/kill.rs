@@ -1,7 +1,7 @@
 //! Real `kill -9` of a real process on a real directory, many times on the same database: at random moments of work,
 //! and during recovery. Promises D1, D2, D3 and D9 of docs/durability.md.
 
-use hamal_fault_injection::{check, options};
+use hamal_fault_injection::killed::{check, options};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! One process at a time (promise D10).
 
 use hamal::ErrorKind;
-use hamal_fault_injection::options;
+use hamal_fault_injection::killed::options;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 

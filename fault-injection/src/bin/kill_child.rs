@@ -1,7 +1,7 @@
 //! The process that is killed: `kill_child DIR THREADS work` runs the workload and acknowledges on standard output;
 //! `kill_child DIR 0 recover` only opens the database (to be killed during recovery).
 
-use hamal_fault_injection::{next_number, options, prepare, transaction};
+use hamal_fault_injection::killed::{next_number, options, prepare, transaction};
 use std::io::Write;
 
 fn main() {

@@ -1,0 +1,299 @@
+//! What must be there: the states that the acknowledged commits of a scenario allow, whatever happened to the disk.
+use crate::op::{Ack, Op, TreeNo, Txn, key_bytes, value_bytes};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Rows of one tree, by key.
+pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Everything that a database holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// The trees that exist, by number.
+    pub trees: BTreeMap<TreeNo, Rows>,
+}
+
+impl Contents {
+    /// Rows in all trees.
+    pub fn rows(&self) -> usize {
+        self.trees.values().map(BTreeMap::len).sum()
+    }
+
+    /// Says in a sentence how `found` differs from this.
+    pub fn difference(&self, found: &Contents) -> Option<String> {
+        for (tree, rows) in &self.trees {
+            let Some(there) = found.trees.get(tree) else {
+                return Some(format!("tree t{tree} ({} rows) is missing", rows.len()));
+            };
+            for (key, value) in rows {
+                let key_text = String::from_utf8_lossy(key);
+                match there.get(key) {
+                    None => return Some(format!("row {key_text} of t{tree} is missing")),
+                    Some(v) if v != value => {
+                        let at = v.iter().zip(value).position(|(a, b)| a != b).unwrap_or(v.len().min(value.len()));
+                        return Some(format!(
+                            "row {key_text} of t{tree} has another value ({} bytes for {}, first different at {at})",
+                            v.len(),
+                            value.len()
+                        ));
+                    }
+                    Some(_) => {}
+                }
+            }
+            if let Some(key) = there.keys().find(|k| !rows.contains_key(*k)) {
+                return Some(format!("row {} of t{tree} should not be there", String::from_utf8_lossy(key)));
+            }
+        }
+        let extra = found.trees.keys().find(|t| !self.trees.contains_key(t))?;
+        Some(format!("tree t{extra} should not be there"))
+    }
+
+    fn apply(&mut self, effect: &Op) {
+        match *effect {
+            Op::CreateTree { tree, .. } => {
+                self.trees.entry(tree).or_default();
+            }
+            Op::DropTree { tree, .. } => {
+                self.trees.remove(&tree);
+            }
+            Op::Put { tree, key, len, fill, .. } => {
+                if let Some(rows) = self.trees.get_mut(&tree) {
+                    rows.insert(key_bytes(key), value_bytes(len, fill));
+                }
+            }
+            Op::Delete { tree, key, .. } => {
+                if let Some(rows) = self.trees.get_mut(&tree) {
+                    rows.remove(&key_bytes(key));
+                }
+            }
+            Op::Add { tree, key, delta, .. } => {
+                if let Some(rows) = self.trees.get_mut(&tree) {
+                    let old = rows.get(&key_bytes(key)).map_or(0, |v| number(v));
+                    rows.insert(key_bytes(key), old.wrapping_add(i64::from(delta)).to_le_bytes().to_vec());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The number that a value holds (see [`Op::Add`]); 0 if it is none.
+pub fn number(value: &[u8]) -> i64 {
+    value.try_into().map_or(0, i64::from_le_bytes)
+}
+
+/// The states that may be found at one moment.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    /// State `i` is what the first `i` commits made.
+    states: Arc<Vec<Contents>>,
+    /// So many commits are surely durable.
+    low: usize,
+    /// So many may be.
+    high: usize,
+}
+
+/// Why contents are not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// They are a state of earlier commits: acknowledged ones are gone as a whole.
+    Lost,
+    /// They are no state at all.
+    Torn,
+}
+
+impl Allowed {
+    /// Whether `found` is one of the states; which one. Otherwise what is wrong, and a sentence.
+    ///
+    /// # Errors
+    /// The sentence.
+    pub fn judge(&self, found: &Contents) -> Result<usize, (Wrong, String)> {
+        for i in (self.low..=self.high).rev() {
+            if self.states[i] == *found {
+                return Ok(i);
+            }
+        }
+        if let Some(i) = (0..self.low).rev().find(|i| self.states[*i] == *found) {
+            return Err((
+                Wrong::Lost,
+                format!("{} commits were acknowledged as durable, only {i} are there", self.low),
+            ));
+        }
+        let nearest = &self.states[self.low];
+        let what = nearest.difference(found).unwrap_or_default();
+        Err((Wrong::Torn, format!("measured by the {} acknowledged commits: {what}", self.low)))
+    }
+    /// A prefix of the commits, however short: what a device that lied about a sync may leave.
+    #[must_use]
+    pub fn any_prefix(&self) -> Allowed {
+        Allowed { low: 0, ..self.clone() }
+    }
+    /// Exactly state `i`.
+    #[must_use]
+    pub fn exactly(&self, i: usize) -> Allowed {
+        Allowed { states: self.states.clone(), low: i, high: i }
+    }
+    /// Commits that are surely durable.
+    pub fn low(&self) -> usize {
+        self.low
+    }
+    /// Commits that may be.
+    pub fn high(&self) -> usize {
+        self.high
+    }
+    /// What the first `i` commits made.
+    pub fn state(&self, i: usize) -> &Contents {
+        &self.states[i]
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct OpenTxn {
+    effects: Vec<Op>,
+    savepoints: Vec<(u8, usize)>,
+}
+
+/// Follows a scenario. Tell it of every operation [before](Model::begin) and [after](Model::end).
+#[derive(Clone, Debug)]
+pub struct Model {
+    states: Arc<Vec<Contents>>,
+    low: usize,
+    open: BTreeMap<Txn, OpenTxn>,
+}
+
+impl Default for Model {
+    fn default() -> Model {
+        Model::starting_from(Contents::default())
+    }
+}
+
+impl Model {
+    /// A model of a database that holds `contents`, all of it durable.
+    pub fn starting_from(contents: Contents) -> Model {
+        Model { states: Arc::new(vec![contents]), low: 0, open: BTreeMap::new() }
+    }
+
+    /// What may be found now.
+    pub fn allowed(&self) -> Allowed {
+        Allowed { states: self.states.clone(), low: self.low, high: self.states.len() - 1 }
+    }
+
+    /// Whether the transaction is open.
+    pub fn is_open(&self, txn: Txn) -> bool {
+        self.open.contains_key(&txn)
+    }
+
+    /// The operation is about to be applied. From here on its effect may be found, if it is a commit.
+    pub fn begin(&mut self, op: &Op) {
+        let Op::Commit { txn, .. } = op else { return };
+        let Some(t) = self.open.get(txn) else { return };
+        let mut next = self.states[self.states.len() - 1].clone();
+        for effect in &t.effects {
+            next.apply(effect);
+        }
+        Arc::make_mut(&mut self.states).push(next);
+    }
+
+    /// It was applied.
+    pub fn end(&mut self, op: &Op, all_durable: bool) {
+        match op {
+            Op::Begin { txn } => {
+                self.open.insert(*txn, OpenTxn::default());
+            }
+            Op::Savepoint { txn, name } => {
+                if let Some(t) = self.open.get_mut(txn) {
+                    let at = t.effects.len();
+                    t.savepoints.push((*name, at));
+                }
+            }
+            Op::RollbackTo { txn, name } => {
+                if let Some(t) = self.open.get_mut(txn)
+                    && let Some(i) = t.savepoints.iter().rposition(|(n, _)| n == name)
+                {
+                    t.effects.truncate(t.savepoints[i].1);
+                    t.savepoints.truncate(i + 1);
+                }
+            }
+            Op::Commit { txn, ack } => {
+                self.open.remove(txn);
+                if *ack == Ack::Durable {
+                    self.low = self.states.len() - 1;
+                }
+            }
+            Op::Rollback { txn } => {
+                self.open.remove(txn);
+            }
+            Op::Reopen => {
+                self.open.clear();
+                self.low = self.states.len() - 1;
+            }
+            Op::Checkpoint | Op::Flush | Op::Step => {}
+            effect => {
+                if let Some(t) = effect.txn().and_then(|t| self.open.get_mut(&t)) {
+                    t.effects.push(effect.clone());
+                }
+            }
+        }
+        if all_durable {
+            self.low = self.states.len() - 1;
+        }
+    }
+
+    /// It was refused and changed nothing.
+    pub fn refused(&mut self, op: &Op) {
+        if let Op::Commit { txn, .. } = op
+            && self.open.contains_key(txn)
+        {
+            Arc::make_mut(&mut self.states).pop();
+        }
+    }
+
+    /// The process died, or the engine did: open transactions are gone, and one of the allowed states is what there is.
+    pub fn settle(&mut self, state: usize) {
+        let contents = self.states[state].clone();
+        *self = Model::starting_from(contents);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(model: &mut Model, lines: &[&str]) {
+        for line in lines {
+            let op: Op = line.parse().unwrap();
+            assert_eq!(op.to_string(), *line);
+            model.begin(&op);
+            model.end(&op, false);
+        }
+    }
+
+    #[test]
+    fn a_commit_in_flight_may_be_there_and_an_acknowledged_one_must() {
+        let mut m = Model::default();
+        run(&mut m, &["begin 1", "create 1 0", "put 1 0 5 10 7", "commit 1", "begin 2", "savepoint 2 1"]);
+        run(&mut m, &["add 2 0 6 4", "savepoint 2 2", "delete 2 0 5", "rollback-to 2 1", "add 2 0 6 9"]);
+        let one = m.allowed();
+        assert_eq!((one.low(), one.high()), (1, 1));
+        m.begin(&"commit 2".parse().unwrap());
+        let both = m.allowed();
+        assert_eq!((both.low(), both.high()), (1, 2));
+        assert_eq!(number(&both.state(2).trees[&0][&key_bytes(6)]), 9);
+        assert_eq!(both.judge(one.state(1)).unwrap(), 1);
+        assert_eq!(both.judge(&Contents::default()).unwrap_err().0, Wrong::Lost);
+        let mut torn = one.state(1).clone();
+        torn.trees.get_mut(&0).unwrap().clear();
+        assert_eq!(both.judge(&torn).unwrap_err().0, Wrong::Torn);
+        m.refused(&"commit 2".parse().unwrap());
+        assert_eq!(m.allowed().high(), 1);
+    }
+
+    #[test]
+    fn an_early_commit_is_durable_with_the_next_durable_one() {
+        let mut m = Model::default();
+        run(&mut m, &["begin 1", "create 1 0", "commit-early 1"]);
+        assert_eq!((m.allowed().low(), m.allowed().high()), (0, 1));
+        run(&mut m, &["begin 1", "put 1 0 1 1 1", "commit 1"]);
+        assert_eq!((m.allowed().low(), m.allowed().high()), (2, 2));
+    }
+}

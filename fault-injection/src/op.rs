@@ -1,0 +1,167 @@
+//! What a workload can ask of an engine: a small language, the same for every engine, in which scenarios are written.
+//!
+//! An operation is data, so that a scenario can be generated from a seed, replayed, made smaller and kept in a file. Its
+//! text form is one line: [`Op`] prints itself and parses what it prints.
+use std::fmt;
+use std::str::FromStr;
+
+/// The number by which a scenario names a transaction that is open. Several may be open at once.
+pub type Txn = u8;
+/// The number by which a scenario names a tree (a table, a key space): it is called `t0`, `t1`, ..
+pub type TreeNo = u8;
+
+/// When a commit is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ack {
+    /// When it is durable.
+    Durable,
+    /// At once; a later durable commit, or [`Op::Step`], makes it durable.
+    Early,
+}
+
+/// One operation of a scenario. The fields are numbers: transaction, tree, key (see [`key_bytes`]).
+#[allow(missing_docs, reason = "the variants explain their fields")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Begins transaction `txn`.
+    Begin { txn: Txn },
+    /// Sets savepoint `name` in it.
+    Savepoint { txn: Txn, name: u8 },
+    /// Rolls back to the savepoint; those set after it are gone.
+    RollbackTo { txn: Txn, name: u8 },
+    /// Commits it.
+    Commit { txn: Txn, ack: Ack },
+    /// Rolls all of it back.
+    Rollback { txn: Txn },
+    /// Creates a tree.
+    CreateTree { txn: Txn, tree: TreeNo },
+    /// Drops a tree with everything in it.
+    DropTree { txn: Txn, tree: TreeNo },
+    /// Sets the value of `key`: `len` bytes made from `fill` (see [`value_bytes`]).
+    Put { txn: Txn, tree: TreeNo, key: u32, len: u32, fill: u8 },
+    /// Removes `key`, if it is there.
+    Delete { txn: Txn, tree: TreeNo, key: u32 },
+    /// Adds `delta` to the number under `key` (eight bytes, little-endian; nothing there counts as 0).
+    Add { txn: Txn, tree: TreeNo, key: u32, delta: i32 },
+    /// Takes a checkpoint.
+    Checkpoint,
+    /// Writes every changed page.
+    Flush,
+    /// One step of background work.
+    Step,
+    /// Closes the database properly and opens it again. Open transactions are rolled back first.
+    Reopen,
+}
+
+/// The bytes of key number `key`. Ascending numbers have ascending bytes; lengths differ.
+pub fn key_bytes(key: u32) -> Vec<u8> {
+    let mut bytes = format!("k{key:06}").into_bytes();
+    // Some keys are longer, so that pages split in uneven places.
+    bytes.extend(std::iter::repeat_n(b'.', (key % 5) as usize * 3));
+    bytes
+}
+
+/// The value that `len` and `fill` stand for: every byte follows from them and from its position.
+pub fn value_bytes(len: u32, fill: u8) -> Vec<u8> {
+    (0..len).map(|i| fill ^ (i as u8).wrapping_mul(31) ^ ((i >> 8) as u8)).collect()
+}
+
+/// The name of tree number `tree`.
+pub fn tree_name(tree: TreeNo) -> String {
+    format!("t{tree}")
+}
+
+impl Op {
+    /// The transaction that the operation belongs to.
+    pub fn txn(&self) -> Option<Txn> {
+        match *self {
+            Op::Begin { txn }
+            | Op::Savepoint { txn, .. }
+            | Op::RollbackTo { txn, .. }
+            | Op::Commit { txn, .. }
+            | Op::Rollback { txn }
+            | Op::CreateTree { txn, .. }
+            | Op::DropTree { txn, .. }
+            | Op::Put { txn, .. }
+            | Op::Delete { txn, .. }
+            | Op::Add { txn, .. } => Some(txn),
+            Op::Checkpoint | Op::Flush | Op::Step | Op::Reopen => None,
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Op::Begin { txn } => write!(f, "begin {txn}"),
+            Op::Savepoint { txn, name } => write!(f, "savepoint {txn} {name}"),
+            Op::RollbackTo { txn, name } => write!(f, "rollback-to {txn} {name}"),
+            Op::Commit { txn, ack: Ack::Durable } => write!(f, "commit {txn}"),
+            Op::Commit { txn, ack: Ack::Early } => write!(f, "commit-early {txn}"),
+            Op::Rollback { txn } => write!(f, "rollback {txn}"),
+            Op::CreateTree { txn, tree } => write!(f, "create {txn} {tree}"),
+            Op::DropTree { txn, tree } => write!(f, "drop {txn} {tree}"),
+            Op::Put { txn, tree, key, len, fill } => write!(f, "put {txn} {tree} {key} {len} {fill}"),
+            Op::Delete { txn, tree, key } => write!(f, "delete {txn} {tree} {key}"),
+            Op::Add { txn, tree, key, delta } => write!(f, "add {txn} {tree} {key} {delta}"),
+            Op::Checkpoint => f.write_str("checkpoint"),
+            Op::Flush => f.write_str("flush"),
+            Op::Step => f.write_str("step"),
+            Op::Reopen => f.write_str("reopen"),
+        }
+    }
+}
+
+impl FromStr for Op {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Op, String> {
+        let mut words = line.split_whitespace();
+        let verb = words.next().ok_or("an operation is expected")?;
+        let mut number = |what: &str| -> Result<i64, String> {
+            let word = words.next().ok_or_else(|| format!("{verb}: {what} is missing"))?;
+            word.parse().map_err(|_| format!("{verb}: {what} is {word:?}, which is no number"))
+        };
+        fn fit<T: TryFrom<i64>>(what: &str, n: i64) -> Result<T, String> {
+            T::try_from(n).map_err(|_| format!("{what} is {n}, which is out of range"))
+        }
+        let mut txn = || number("the transaction").and_then(|n| fit("the transaction", n));
+        let op = match verb {
+            "begin" => Op::Begin { txn: txn()? },
+            "savepoint" => Op::Savepoint { txn: txn()?, name: fit("the name", number("the name")?)? },
+            "rollback-to" => Op::RollbackTo { txn: txn()?, name: fit("the name", number("the name")?)? },
+            "commit" => Op::Commit { txn: txn()?, ack: Ack::Durable },
+            "commit-early" => Op::Commit { txn: txn()?, ack: Ack::Early },
+            "rollback" => Op::Rollback { txn: txn()? },
+            "create" => Op::CreateTree { txn: txn()?, tree: fit("the tree", number("the tree")?)? },
+            "drop" => Op::DropTree { txn: txn()?, tree: fit("the tree", number("the tree")?)? },
+            "put" => Op::Put {
+                txn: txn()?,
+                tree: fit("the tree", number("the tree")?)?,
+                key: fit("the key", number("the key")?)?,
+                len: fit("the length", number("the length")?)?,
+                fill: fit("the fill", number("the fill")?)?,
+            },
+            "delete" => Op::Delete {
+                txn: txn()?,
+                tree: fit("the tree", number("the tree")?)?,
+                key: fit("the key", number("the key")?)?,
+            },
+            "add" => Op::Add {
+                txn: txn()?,
+                tree: fit("the tree", number("the tree")?)?,
+                key: fit("the key", number("the key")?)?,
+                delta: fit("the amount", number("the amount")?)?,
+            },
+            "checkpoint" => Op::Checkpoint,
+            "flush" => Op::Flush,
+            "step" => Op::Step,
+            "reopen" => Op::Reopen,
+            _ => return Err(format!("{verb:?} is no operation")),
+        };
+        match words.next() {
+            None => Ok(op),
+            Some(extra) => Err(format!("{verb}: {extra:?} is one word too many")),
+        }
+    }
+}
