@@ -120,6 +120,10 @@ pub trait Engine: Send + Sync {
         let _ = (disk, config);
         Ok(Vec::new())
     }
+    /// The same engine, making databases that are told apart from those that this one makes: for files of another database.
+    fn stranger(&self) -> Option<Box<dyn Engine>> {
+        None
+    }
     /// A second, independent recovery of the same files that changes nothing. None by default.
     fn reference(&self, disk: &SimDisk, config: &Config) -> Option<Result<Contents, Failure>> {
         let _ = (disk, config);

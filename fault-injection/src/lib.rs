@@ -7,12 +7,19 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod campaign;
+pub mod case;
 pub mod engine;
 pub mod engines;
+pub mod explore;
 pub mod killed;
+pub mod kits;
 pub mod model;
 pub mod op;
 pub mod oracles;
+pub mod random;
+pub mod run;
 pub mod sim;
+pub mod sweep;
 pub mod workload;
 pub mod workloads;

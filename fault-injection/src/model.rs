@@ -149,6 +149,8 @@ impl Allowed {
 
 #[derive(Clone, Debug, Default)]
 struct OpenTxn {
+    /// The state that it saw when it began.
+    began: usize,
     effects: Vec<Op>,
     savepoints: Vec<(u8, usize)>,
 }
@@ -198,7 +200,8 @@ impl Model {
     pub fn end(&mut self, op: &Op, all_durable: bool) {
         match op {
             Op::Begin { txn } => {
-                self.open.insert(*txn, OpenTxn::default());
+                let began = self.states.len() - 1;
+                self.open.insert(*txn, OpenTxn { began, ..OpenTxn::default() });
             }
             Op::Savepoint { txn, name } => {
                 if let Some(t) = self.open.get_mut(txn) {
@@ -228,6 +231,8 @@ impl Model {
                 self.low = self.states.len() - 1;
             }
             Op::Checkpoint | Op::Flush | Op::Step => {}
+            // Removing what the transaction does not see is nothing, whoever may have put it there meanwhile.
+            Op::Delete { txn, tree, key } if !self.sees(*txn, *tree, *key) => {}
             effect => {
                 if let Some(t) = effect.txn().and_then(|t| self.open.get_mut(&t)) {
                     t.effects.push(effect.clone());
@@ -237,6 +242,22 @@ impl Model {
         if all_durable {
             self.low = self.states.len() - 1;
         }
+    }
+
+    /// Whether the transaction sees the row: its own changes, on what was there when it began.
+    fn sees(&self, txn: Txn, tree: TreeNo, key: u32) -> bool {
+        let Some(t) = self.open.get(&txn) else { return false };
+        for effect in t.effects.iter().rev() {
+            match *effect {
+                Op::Put { tree: at, key: k, .. } | Op::Add { tree: at, key: k, .. } if (at, k) == (tree, key) => {
+                    return true;
+                }
+                Op::Delete { tree: at, key: k, .. } if (at, k) == (tree, key) => return false,
+                Op::CreateTree { tree: at, .. } | Op::DropTree { tree: at, .. } if at == tree => return false,
+                _ => {}
+            }
+        }
+        self.states[t.began].trees.get(&tree).is_some_and(|rows| rows.contains_key(&key_bytes(key)))
     }
 
     /// It was refused and changed nothing.
@@ -286,6 +307,14 @@ mod tests {
         assert_eq!(both.judge(&torn).unwrap_err().0, Wrong::Torn);
         m.refused(&"commit 2".parse().unwrap());
         assert_eq!(m.allowed().high(), 1);
+    }
+
+    #[test]
+    fn removing_what_is_not_seen_is_nothing() {
+        let mut m = Model::default();
+        run(&mut m, &["begin 1", "create 1 0", "commit 1", "begin 1", "begin 2", "put 2 0 5 9 1", "commit 2"]);
+        run(&mut m, &["delete 1 0 5", "put 1 0 6 9 1", "commit 1"]);
+        assert_eq!(m.allowed().state(3).trees[&0].len(), 2);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod open;
 mod output;
 mod proof;
 mod rows;
+mod torture;
 mod waldump;
 
 use clap::{Parser, Subcommand};
@@ -54,6 +55,7 @@ Examples:
   hamal dump shop prices -o prices.jsonl    write all rows to a file that `load` reads back
   hamal waldump shop --limit 20             print log records
   hamal verify shop                         check every page, every tree and the log
+  hamal torture --minutes 5                 crash the engine on a simulated disk at every point of many scenarios
 
 Commands that only read work on a database that was closed, that crashed, or that lies on a read-only medium. They \
 see what recovery would make of it and do not change a byte. While another process has it open only waldump and page --raw \
@@ -80,6 +82,7 @@ enum Command {
     Page(inspect::Page),
     Stat(inspect::Stat),
     Recover(inspect::Recover),
+    Torture(torture::Torture),
 }
 
 fn main() -> ExitCode {
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         Command::Page(c) => inspect::page(&c, common, &mut out),
         Command::Stat(c) => inspect::stat(&c, common, &mut out),
         Command::Recover(c) => inspect::recover(&c, common, &mut out),
+        Command::Torture(c) => torture::torture(&c, common, &mut out),
     };
     // What was printed before a failure is seen before it.
     let flushed = out.finish();

@@ -110,12 +110,14 @@ pub trait DiskFile: Send + Sync + Debug {
 }
 
 mod aligned;
+mod continued;
 mod mem;
 mod names;
 mod overlay;
 mod posix;
 
 pub use aligned::AlignedBuf;
+pub use continued::{continued, continued_write};
 pub use mem::{CrashModel, MemDisk, MemFault, MemOp, MemStats};
 pub use overlay::OverlayDisk;
 pub use posix::PosixDisk;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::aligned::AlignedBuf;
+use crate::continued::{continued, continued_write};
 use crate::names::{self, SECTOR};
 use crate::{Disk, DiskFile, DiskLock, OpenMode};
 
@@ -267,37 +268,18 @@ impl PosixFile {
 
 impl DiskFile for PosixFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(n) => {
-                    done += n;
-                    // A direct read that ends inside a sector met the end of the file, and could not go on
-                    // from there.
-                    if self.direct && !done.is_multiple_of(SECTOR) {
-                        break;
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+        continued(buf.len(), |done| {
+            // A direct read that ends inside a sector met the end of the file, and could not go on from there.
+            if self.direct && !done.is_multiple_of(SECTOR) {
+                return Ok(0);
             }
-        }
-        Ok(done)
+            self.file.read_at(&mut buf[done..], offset + done as u64)
+        })
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         names::end_of(offset, buf.len() as u64)?;
-        let mut done = 0;
-        while done < buf.len() {
-            match self.file.write_at(&buf[done..], offset + done as u64) {
-                Ok(0) => return Err(write_zero()),
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        continued_write(buf.len(), |done| self.file.write_at(&buf[done..], offset + done as u64))
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -306,19 +288,18 @@ impl DiskFile for PosixFile {
         const MOST: usize = 1024;
         let total = bufs.iter().fold(0u64, |sum, b| sum.saturating_add(b.len() as u64));
         names::end_of(offset, total)?;
-        let mut at = offset;
-        // `rest[0]` has `skip` bytes behind it already.
-        let (mut rest, mut skip) = (bufs, 0);
+        // `rest[0]` has `skip` bytes behind it already; `at` is how many all that is behind us has.
+        let (mut rest, mut skip, mut at) = (bufs, 0, 0);
         let mut parts: Vec<libc::iovec> = Vec::with_capacity(bufs.len().min(MOST));
-        loop {
+        // What lies in memory is shorter than `usize::MAX`.
+        continued_write(total as usize, |done| {
             while let Some(first) = rest.first()
-                && skip == first.len()
+                && first.len() - skip <= done - at
             {
+                at += first.len() - skip;
                 (rest, skip) = (&rest[1..], 0);
             }
-            if rest.is_empty() {
-                return Ok(());
-            }
+            (skip, at) = (skip + (done - at), done);
             parts.clear();
             parts.extend(rest.iter().take(MOST).enumerate().map(|(i, b)| {
                 let b = if i == 0 { &b[skip..] } else { b };
@@ -331,29 +312,11 @@ impl DiskFile for PosixFile {
                     self.file.as_raw_fd(),
                     parts.as_ptr(),
                     parts.len() as libc::c_int,
-                    at as libc::off64_t,
+                    (offset + done as u64) as libc::off64_t,
                 )
             };
-            if n == 0 {
-                return Err(write_zero());
-            }
-            let Ok(n) = usize::try_from(n) else {
-                let e = io::Error::last_os_error();
-                if e.kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return Err(e);
-            };
-            at += n as u64;
-            let mut left = n;
-            while left > 0 {
-                let take = left.min(rest[0].len() - skip);
-                (left, skip) = (left - take, skip + take);
-                if skip == rest[0].len() {
-                    (rest, skip) = (&rest[1..], 0);
-                }
-            }
-        }
+            usize::try_from(n).map_err(|_| io::Error::last_os_error())
+        })
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -415,10 +378,6 @@ fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn reserve(_: &File, _: u64, _: u64) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
-}
-
-fn write_zero() -> io::Error {
-    io::Error::new(io::ErrorKind::WriteZero, "the operating system wrote nothing")
 }
 
 #[cfg(test)]

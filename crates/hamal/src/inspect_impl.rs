@@ -11,6 +11,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The resource managers that every database has, with their numbers: for tools and tests that apply records to copies of
+/// pages. They apply and describe; their undo needs an open database.
+pub fn built_in_managers() -> Vec<(hamal_page::RmId, Arc<dyn ResourceManager>)> {
+    vec![(SPACE_RM, Arc::new(SpaceManager)), (BTREE_RM, Btree::manager())]
+}
+
 /// A closed (or crashed) database, looked at from outside. Takes no lock and writes nothing; of a database that somebody
 /// has open it shows some state of a moment ago, or an error.
 #[derive(Debug)]
@@ -42,8 +48,7 @@ impl Inspect {
     pub fn open_on(disk: Arc<dyn Disk>) -> Result<Inspect> {
         let control = ControlFile::open(&disk, true)?.current().clone();
         let mut registry = Registry::new();
-        registry.add(SPACE_RM, Arc::new(SpaceManager));
-        registry.add(BTREE_RM, Btree::manager());
+        built_in_managers().into_iter().for_each(|(id, manager)| registry.add(id, manager));
         Ok(Inspect { disk, control, registry })
     }
     /// Adds a manager of the caller, so that its records are described.

@@ -103,7 +103,7 @@ mod core_reexports {
 pub mod disk {
     pub use hamal_disk::{
         AlignedBuf, CrashModel, Disk, DiskFile, DiskLock, MemDisk, MemFault, MemOp, MemStats, OpenMode,
-        OverlayDisk, PosixDisk, read_exact_at,
+        OverlayDisk, PosixDisk, continued, continued_write, read_exact_at,
     };
 }
 
@@ -127,6 +127,7 @@ pub mod inspect {
 
 /// What resource managers (access methods of the caller) are made of.
 pub mod raw {
+    pub use crate::inspect_impl::built_in_managers;
     pub use hamal_buffer::{
         ApplyError, Applying, ExclusivePage, Need, OpCredit, PageEdit, PageOps, Pin, Pool, SharedPage, Stop,
     };

@@ -1,6 +1,15 @@
 //! What is checked after every crash.
 use std::fmt;
 
+mod formats;
+pub mod ledger;
+pub mod reference;
+pub mod replay;
+pub mod watch;
+
+#[cfg(test)]
+mod tests;
+
 /// Which oracle objected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Oracle {

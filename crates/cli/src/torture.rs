@@ -1,0 +1,524 @@
+//! `hamal torture`: crash the engine at every point, in every way, and judge what is left.
+
+use crate::open::{Common, Stop};
+use crate::output::{Failure, Out, Result, count, grouped, progress};
+use clap::{Args, ValueEnum};
+use hamal_fault_injection::campaign::{Found, Kit, Live, Plan, Report, campaign, replay};
+use hamal_fault_injection::case::Case;
+use hamal_fault_injection::explore::check::Oracles;
+use hamal_fault_injection::explore::faults;
+use hamal_fault_injection::kits::kits;
+use hamal_fault_injection::sim::Persistence;
+use hamal_fault_injection::sweep;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Crash, tear and damage a simulated disk under the engine, and check what recovery makes of it
+///
+/// Scenarios come from the seed. Each is run once; then the power fails at every change that it made to the disk, with
+/// everything lost, kept or torn that the persistence model allows and recovery can tell apart, and again within the
+/// recoveries. After each recovery the oracles judge. A violation is made small and written to a file that --replay takes.
+#[derive(Args, Debug)]
+pub(crate) struct Torture {
+    /// Decides everything: scenarios, errors, crashes
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// Stop after so many minutes (fractions are allowed); the default is one, unless --cases is given
+    #[arg(long, value_name = "M", value_parser = minutes)]
+    minutes: Option<Duration>,
+    /// Stop after so many recoveries
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    cases: Option<u64>,
+    /// What the disk may do to what was not synced
+    #[arg(long, value_enum, default_value_t = Model::All)]
+    model: Model,
+    /// Input/output errors to plan: a list of eio, nospace, eintr, short, lie, lost, misdirected, bitflip; or all, or none
+    #[arg(long, default_value = "all", value_name = "LIST", value_delimiter = ',')]
+    faults: Vec<String>,
+    /// Scenarios: a list of btree, bank, counters; or all
+    #[arg(long, default_value = "all", value_name = "LIST", value_delimiter = ',')]
+    workload: Vec<String>,
+    /// How many crashes deep: 1 crashes no recovery
+    #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    depth: u8,
+    /// Only look whether the acknowledged commits are there; leave out structure, page replay, reference and the rest
+    #[arg(long)]
+    light: bool,
+    /// Search less at each crash point, to see more scenarios
+    #[arg(long)]
+    quick: bool,
+    /// Threads; the default is one for each core
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Turn a planted bug on, or each of them in turn, and see it caught (needs a build with `--features mutants`)
+    #[arg(long, value_name = "NAME|all")]
+    mutant: Option<String>,
+    /// Damage a small database in every way at every place instead: bytes, sectors, pages, files; print the table of verdicts
+    #[arg(long, conflicts_with_all = ["mutant", "cases", "minutes", "replay"])]
+    sweep: bool,
+    /// In a sweep, try every N-th byte
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    stride: u16,
+    /// Run the case in this file again
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mutant", "cases", "minutes"])]
+    replay: Option<PathBuf>,
+    /// Where the files of violations go
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    out: PathBuf,
+    /// Go on after a violation
+    #[arg(long)]
+    keep_going: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Model {
+    /// A prefix of the writes survives
+    Ordered,
+    /// Any subset of the unsynced sectors, lengths and names survives
+    Posix,
+    /// As posix, and sectors being written may be garbage
+    Hostile,
+    /// One after the other
+    All,
+}
+
+fn minutes(text: &str) -> std::result::Result<Duration, String> {
+    let m: f64 = text.parse().map_err(|_| "not a number".to_string())?;
+    if !(m.is_finite() && m > 0.0 && m < 1e6) {
+        return Err("must be more than 0".to_string());
+    }
+    Ok(Duration::from_secs_f64(m * 60.0))
+}
+
+fn list(given: &[String], known: &[&'static str], what: &str) -> Result<Vec<&'static str>> {
+    match given {
+        [all] if all == "all" => return Ok(known.to_vec()),
+        [none] if none == "none" => return Ok(Vec::new()),
+        _ => {}
+    }
+    given
+        .iter()
+        .map(|name| {
+            known.iter().copied().find(|k| k == name).ok_or_else(|| {
+                Failure::Usage(format!("there is no {what} {name:?}: {}, all", known.join(", ")))
+            })
+        })
+        .collect()
+}
+
+impl Torture {
+    fn plan(&self) -> Result<Plan> {
+        let models = match self.model {
+            Model::Ordered => vec![Persistence::Ordered],
+            Model::Posix => vec![Persistence::Posix],
+            Model::Hostile => vec![Persistence::Hostile],
+            Model::All => vec![Persistence::Posix, Persistence::Hostile, Persistence::Ordered],
+        };
+        let time = match (self.minutes, self.cases) {
+            (None, None) => Some(Duration::from_secs(60)),
+            (time, _) => time,
+        };
+        Ok(Plan {
+            cases: self.cases,
+            time,
+            models,
+            faults: list(&self.faults, &faults::NAMES, "fault")?,
+            oracles: if self.light { Oracles::LIGHT } else { Oracles::ALL },
+            depth: self.depth,
+            threads: self.threads.unwrap_or_else(cores),
+            quick: self.quick,
+            stop_at_first: !self.keep_going,
+            ..Plan::new(self.seed)
+        })
+    }
+
+    fn kits(&self) -> Result<Vec<Kit>> {
+        let names = list(&self.workload, &hamal_fault_injection::kits::WORKLOADS, "workload")?;
+        if names.is_empty() {
+            return Err(Failure::Usage("no workload is left".into()));
+        }
+        Ok(kits(&names))
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The command.
+pub(crate) fn torture(c: &Torture, common: &Common, out: &mut Out) -> Result<()> {
+    // Panics of the engine under test are caught and reported as violations.
+    std::panic::set_hook(Box::new(|_| {}));
+    let stop = Stop::listen()?;
+    if let Some(file) = &c.replay {
+        return again(c, file, common, out);
+    }
+    if c.sweep {
+        return damage(c, &stop, common, out);
+    }
+    if let Some(name) = &c.mutant {
+        return mutants::run(c, name, &stop, common, out);
+    }
+    let plan = c.plan()?;
+    let kits = c.kits()?;
+    let report = watched(&kits, &plan, &stop, "torture");
+    let files = report.found.iter().map(|f| save(&c.out, f, plan.seed)).collect::<Result<Vec<_>>>()?;
+    if common.json {
+        for (found, file) in report.found.iter().zip(&files) {
+            out.json(&violation_json(found, file))?;
+        }
+        out.json(&summary(&report, &plan))?;
+    } else {
+        text(&report, &plan, out)?;
+        for (found, file) in report.found.iter().zip(&files) {
+            out.line("")?;
+            out.line(format!("VIOLATION ({}): {}", found.violation.oracle, found.violation.text))?;
+            out.with(|w| std::io::Write::write_all(w, found.case.to_string().as_bytes()))?;
+            out.line(format!("again: hamal torture --replay {}", file.display()))?;
+        }
+    }
+    match report.found.len() {
+        0 => Ok(()),
+        n => Err(Failure::Check(count(n as u64, "violation"))),
+    }
+}
+
+/// Runs a campaign and shows how it gets on.
+fn watched(kits: &[Kit], plan: &Plan, stop: &Stop, what: &'static str) -> Report {
+    let live = Live::default();
+    let bar = progress(what, None);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| campaign(kits, plan, &live));
+        let started = Instant::now();
+        while !run.is_finished() {
+            std::thread::sleep(Duration::from_millis(20));
+            if stop.asked() {
+                live.stop.store(true, Relaxed);
+            }
+            let cases = live.cases.load(Relaxed);
+            bar.set_message(format!(
+                "{} states, {}/s, {} crash points of {}, {} deep, {}",
+                grouped(cases),
+                grouped((cases as f64 / started.elapsed().as_secs_f64().max(0.001)) as u64),
+                grouped(live.points.load(Relaxed)),
+                count(live.scenarios.load(Relaxed), "scenario"),
+                live.depth.load(Relaxed),
+                count(live.violations.load(Relaxed), "violation"),
+            ));
+            bar.tick();
+        }
+        bar.finish_and_clear();
+        run.join().unwrap_or_default()
+    })
+}
+
+fn save(dir: &Path, found: &Found, seed: u64) -> Result<PathBuf> {
+    let name = match &found.case.mutant {
+        Some(m) => format!("{m}.case"),
+        None => format!("torture-{seed}-{}.case", found.after_cases),
+    };
+    let file = dir.join(name);
+    std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::write(&file, found.case.to_string()))
+        .map_err(|e| Failure::Io(format!("cannot write {}", file.display()), e))?;
+    Ok(file)
+}
+
+fn violation_json(found: &Found, file: &Path) -> serde_json::Value {
+    json!({
+        "violation": found.violation.oracle.to_string(),
+        "text": found.violation.text,
+        "mutant": found.case.mutant,
+        "engine": found.case.engine,
+        "workload": found.case.workload,
+        "model": found.case.model.to_string(),
+        "after_cases": found.after_cases,
+        "after_seconds": found.after_seconds,
+        "operations": found.case.ops.len(),
+        "decisions": found.case.decisions(),
+        "case": found.case.to_string(),
+        "file": file.display().to_string(),
+    })
+}
+
+fn per_second(report: &Report) -> f64 {
+    report.tally.cases as f64 / report.seconds.max(1e-9)
+}
+
+fn summary(report: &Report, plan: &Plan) -> serde_json::Value {
+    let t = &report.tally;
+    json!({
+        "seed": plan.seed,
+        "models": plan.models.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "faults": plan.faults,
+        "threads": plan.threads,
+        "seconds": report.seconds,
+        "cases": t.cases,
+        "cases_per_s": per_second(report),
+        "cases_all_oracles": t.heavy,
+        "scenarios": report.scenarios,
+        "operations": report.operations,
+        "crash_points": t.points,
+        "crash_points_in_recovery": t.nested_points,
+        "equal_images": t.equal,
+        "alike_images": t.alike,
+        "faults_struck": report.struck,
+        "detected": report.detected,
+        "untraceable": report.untraceable,
+        "run_twice": report.twice,
+        "violations": report.found.len(),
+        "silent": report.silent,
+        "max_depth": t.max_depth(),
+        "cases_by_depth": t.depth,
+        "exact": t.exact,
+        "levels": t.levels,
+        "unexhausted": t.open,
+        "exhausted": t.exhausted(),
+    })
+}
+
+fn text(report: &Report, plan: &Plan, out: &mut Out) -> Result<()> {
+    let t = &report.tally;
+    let rate = grouped(per_second(report) as u64);
+    out.line(format!(
+        "{} recovered and judged in {:.1} s ({rate}/s on {}), {} by all oracles",
+        count(t.cases, "crash state"),
+        report.seconds,
+        count(plan.threads as u64, "thread"),
+        grouped(t.heavy),
+    ))?;
+    out.line(format!(
+        "{}, {} ({} refused), {} run twice with equal histories",
+        count(report.scenarios, "scenario"),
+        count(report.operations, "operation"),
+        grouped(report.refused),
+        grouped(report.twice),
+    ))?;
+    out.line(format!("exhausted: {}", t.exhausted()))?;
+    out.line(format!(
+        "crashes within recovery: {}, {} deep; states by depth: {}",
+        count(t.nested_points, "crash point"),
+        t.max_depth(),
+        t.depth.iter().map(|n| grouped(*n)).collect::<Vec<_>>().join(", "),
+    ))?;
+    out.line(format!(
+        "left out: {} equal images, {} that recovery cannot tell apart",
+        grouped(t.equal),
+        grouped(t.alike)
+    ))?;
+    if !plan.faults.is_empty() {
+        out.line(format!(
+            "errors planned: {} struck; {} recoveries ended with a typed error, {} lost the untraceable last log write",
+            grouped(report.struck),
+            grouped(report.detected),
+            grouped(report.untraceable),
+        ))?;
+    }
+    out.line(format!("violations: {}, silent: {}", report.found.len(), report.silent))
+}
+
+/// `--sweep`.
+fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()> {
+    let (cases, halt) = (AtomicU64::new(0), AtomicBool::new(false));
+    let threads = c.threads.unwrap_or_else(cores);
+    let started = Instant::now();
+    let bar = progress("sweep", None);
+    let (mut total, mut silent, mut wrong, mut seconds) = (0, 0, 0, 0.0);
+    for kit in c.kits()?.iter().filter(|k| k.workload.name() != "bank") {
+        for closed in [true, false] {
+            let swept = std::thread::scope(|scope| {
+                let run = scope.spawn(|| {
+                    sweep::run(kit, c.seed, closed, usize::from(c.stride), threads, &cases, &halt)
+                });
+                while !run.is_finished() {
+                    std::thread::sleep(Duration::from_millis(20));
+                    halt.store(stop.asked(), Relaxed);
+                    bar.set_message(format!("{} damaged databases opened", grouped(cases.load(Relaxed))));
+                    bar.tick();
+                }
+                run.join().unwrap_or_else(|_| Err("the sweep panicked".into()))
+            });
+            let (table, bytes) = swept.map_err(Failure::Check)?;
+            seconds = started.elapsed().as_secs_f64();
+            total += table.cases;
+            silent += table.silent();
+            wrong += table.violations.len();
+            let state = if closed { "closed" } else { "not closed" };
+            if common.json {
+                for ((damage, role), outcomes) in &table.cells {
+                    out.json(&json!({
+                        "engine": kit.engine.name(), "closed": closed, "damage": damage.name(), "file": role,
+                        "outcomes": outcomes,
+                    }))?;
+                }
+            } else {
+                out.line(format!("\n{}, {bytes} bytes, {state}:\n\n{}", kit.engine.name(), table.markdown()))?;
+            }
+            for (what, outcome) in &table.violations {
+                let line = format!("VIOLATION: {what}: {outcome:?}");
+                if common.json { out.json(&json!({ "violation": line })) } else { out.line(line) }?;
+            }
+        }
+    }
+    bar.finish_and_clear();
+    if common.json {
+        out.json(&json!({
+            "cases": total, "cases_per_s": total as f64 / seconds.max(1e-9), "violations": wrong,
+            "silent": silent, "max_depth": 1, "exhausted": if c.stride == 1 { "every place" } else { "a sample" },
+        }))?;
+    } else {
+        out.line(format!("{} opened in {seconds:.1} s; violations: {wrong}, silent: {silent}", count(total, "damaged database")))?;
+    }
+    if wrong == 0 { Ok(()) } else { Err(Failure::Check(count(wrong as u64, "violation"))) }
+}
+
+/// `--replay`.
+fn again(c: &Torture, file: &Path, common: &Common, out: &mut Out) -> Result<()> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::Io(format!("cannot read {}", file.display()), e))?;
+    let case: Case =
+        text.parse().map_err(|e| Failure::Usage(format!("{} is no case: {e}", file.display())))?;
+    if let Some(m) = &case.mutant {
+        mutants::on(m)?;
+    }
+    let (tally, finding) = replay(&c.kits()?, &case, false).map_err(Failure::Usage)?;
+    let violations = u64::from(finding.is_some());
+    if common.json {
+        out.json(&json!({
+            "file": file.display().to_string(),
+            "cases": tally.cases,
+            "cases_per_s": null,
+            "violations": violations,
+            "silent": u64::from(finding.as_ref().is_some_and(|f| f.violation.oracle.to_string() == "silent")),
+            "max_depth": tally.max_depth(),
+            "exhausted": tally.exhausted(),
+            "violation": finding.as_ref().map(|f| f.violation.oracle.to_string()),
+            "text": finding.as_ref().map(|f| f.violation.text.clone()),
+        }))?;
+    } else {
+        for says in &case.says {
+            out.line(format!("# {says}"))?;
+        }
+        match &finding {
+            Some(f) => out.line(format!("VIOLATION ({}): {}", f.violation.oracle, f.violation.text))?,
+            None => out.line(format!("nothing is wrong, in {}", count(tally.cases, "crash state")))?,
+        }
+    }
+    match finding {
+        None => Ok(()),
+        Some(_) => Err(Failure::Check("the violation is there".into())),
+    }
+}
+
+#[cfg(not(feature = "mutants"))]
+mod mutants {
+    //! A build without planted bugs.
+    use super::*;
+
+    fn none() -> Failure {
+        Failure::Usage(
+            "this build has no planted bugs: cargo run --release --features mutants -- torture ..".into(),
+        )
+    }
+    pub(super) fn on(_: &str) -> Result<()> {
+        Err(none())
+    }
+    pub(super) fn run(_: &Torture, _: &str, _: &Stop, _: &Common, _: &mut Out) -> Result<()> {
+        Err(none())
+    }
+}
+
+#[cfg(feature = "mutants")]
+mod mutants {
+    //! Planted bugs, one after the other.
+    use super::*;
+    use hamal::mutants::{ALL, Mutant, choose};
+
+    fn named(name: &str) -> Result<Mutant> {
+        ALL.iter().copied().find(|m| m.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = ALL.iter().map(|m| m.name()).collect();
+            Failure::Usage(format!("there is no planted bug {name:?}: {}", names.join(", ")))
+        })
+    }
+
+    pub(super) fn on(name: &str) -> Result<()> {
+        choose(Some(named(name)?));
+        Ok(())
+    }
+
+    pub(super) fn run(c: &Torture, name: &str, stop: &Stop, common: &Common, out: &mut Out) -> Result<()> {
+        let list = if name == "all" { ALL.to_vec() } else { vec![named(name)?] };
+        let started = Instant::now();
+        let (mut cases, mut caught, mut deepest) = (0, 0u64, 0);
+        let mut survivors = Vec::new();
+        if !common.json {
+            out.line(format!(
+                "{:<34} {:<13} {:>9} {:>7} {:>5} {:>9}  what was lost",
+                "planted bug", "oracle", "states", "s", "ops", "decisions"
+            ))?;
+        }
+        for mutant in &list {
+            if stop.asked() {
+                break;
+            }
+            choose(Some(*mutant));
+            let plan = Plan {
+                time: Some(c.minutes.unwrap_or(Duration::from_secs(60))),
+                quick: true,
+                mutant: Some(mutant.name().to_string()),
+                shrink: Duration::from_secs(10),
+                ..c.plan()?
+            };
+            let report = watched(&c.kits()?, &plan, stop, mutant.name());
+            choose(None);
+            cases += report.tally.cases;
+            deepest = deepest.max(report.tally.max_depth());
+            let found = report.found.first();
+            caught += u64::from(found.is_some());
+            let file = found.map(|f| save(&c.out, f, plan.seed)).transpose()?;
+            match (found, &file) {
+                (Some(f), Some(file)) if common.json => out.json(&violation_json(f, file))?,
+                (Some(f), _) => out.line(format!(
+                    "{:<34} {:<13} {:>9} {:>7.1} {:>5} {:>9}  {}",
+                    mutant.name(),
+                    f.violation.oracle.to_string(),
+                    grouped(f.after_cases),
+                    f.after_seconds,
+                    f.case.ops.len(),
+                    f.case.decisions(),
+                    f.violation.text,
+                ))?,
+                (None, _) => {
+                    survivors.push(mutant.name());
+                    if common.json {
+                        out.json(&json!({ "mutant": mutant.name(), "violation": null, "cases": report.tally.cases }))?;
+                    } else {
+                        out.line(format!(
+                            "{:<34} SURVIVES      {:>9} {:>7.1}",
+                            mutant.name(),
+                            grouped(report.tally.cases),
+                            report.seconds
+                        ))?;
+                    }
+                }
+            }
+            out.flush()?;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        if common.json {
+            out.json(&json!({
+                "mutants": list.len(), "caught": caught, "survivors": survivors, "cases": cases,
+                "cases_per_s": cases as f64 / seconds.max(1e-9), "violations": caught, "silent": 0,
+                "max_depth": deepest, "exhausted": "", "seconds": seconds,
+            }))?;
+        } else {
+            out.line(format!("{caught} of {} planted bugs were caught", list.len()))?;
+        }
+        if survivors.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Check(format!("not caught: {}", survivors.join(", "))))
+    }
+}

@@ -1,0 +1,391 @@
+//! Many scenarios, on all cores, until a time or a count is reached or something is wrong.
+use crate::case::Case;
+use crate::engine::{Config, Engine};
+use crate::explore::check::{Oracles, Subject};
+use crate::explore::replay::{Scenario, run_itself, search};
+use crate::explore::shrink::{sentence, shrink};
+use crate::explore::{Explorer, Finding, Search, Tally, faults};
+use crate::op::Op;
+use crate::oracles::{Oracle, Violation};
+use crate::random::Random;
+use crate::run::{Ended, newborn};
+use crate::sim::{Image, IoFault, Persistence};
+use crate::workload::Workload;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// An engine and what it is put through.
+pub struct Kit {
+    /// The engine.
+    pub engine: Box<dyn Engine>,
+    /// The scenarios.
+    pub workload: Box<dyn Workload>,
+}
+
+/// What a campaign is to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Decides everything: scenarios, errors, images.
+    pub seed: u64,
+    /// Ends after so many recoveries, if not before.
+    pub cases: Option<u64>,
+    /// Ends after this time, if not before.
+    pub time: Option<Duration>,
+    /// The disks, in turn.
+    pub models: Vec<Persistence>,
+    /// Kinds of errors ([`faults::NAMES`]) to plan in each scenario.
+    pub faults: Vec<&'static str>,
+    /// The oracles.
+    pub oracles: Oracles,
+    /// How many crashes deep.
+    pub depth: u8,
+    /// Threads; scenarios are shared out.
+    pub threads: usize,
+    /// Whether a search is quick instead of thorough.
+    pub quick: bool,
+    /// Ends at the first violation.
+    pub stop_at_first: bool,
+    /// Time for making a violation smaller.
+    pub shrink: Duration,
+    /// The planted bug that is on, for the files.
+    pub mutant: Option<String>,
+}
+
+impl Plan {
+    /// A campaign over the `posix` model with all oracles and no errors.
+    pub fn new(seed: u64) -> Plan {
+        Plan {
+            seed,
+            cases: None,
+            time: None,
+            models: vec![Persistence::Posix],
+            faults: Vec::new(),
+            oracles: Oracles::ALL,
+            depth: 6,
+            threads: 1,
+            quick: false,
+            stop_at_first: true,
+            shrink: Duration::from_secs(30),
+            mutant: None,
+        }
+    }
+}
+
+/// How a campaign is getting on; read it from any thread.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Recoveries.
+    pub cases: AtomicU64,
+    /// Scenarios.
+    pub scenarios: AtomicU64,
+    /// Crash points of scenarios.
+    pub points: AtomicU64,
+    /// The deepest chain of crashes.
+    pub depth: AtomicU64,
+    /// Violations.
+    pub violations: AtomicU64,
+    /// Set it to end the campaign.
+    pub stop: AtomicBool,
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The violation, made small.
+    pub case: Case,
+    /// The oracle that objected, and its words.
+    pub violation: Violation,
+    /// Recoveries until then, in the whole campaign.
+    pub after_cases: u64,
+    /// Seconds until then.
+    pub after_seconds: f64,
+    /// The scenario before it was made smaller.
+    pub operations_before: usize,
+}
+
+/// What a campaign did.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What was searched.
+    pub tally: Tally,
+    /// Scenarios.
+    pub scenarios: u64,
+    /// Operations in them.
+    pub operations: u64,
+    /// Of these, refused ones.
+    pub refused: u64,
+    /// Scenarios that were run twice, with equal histories.
+    pub twice: u64,
+    /// Planned errors that struck.
+    pub struck: u64,
+    /// Recoveries from planned damage that ended with a typed error.
+    pub detected: u64,
+    /// Those after which the last write to the log was gone without a trace.
+    pub untraceable: u64,
+    /// Violations that were silent.
+    pub silent: u64,
+    /// Everything that is wrong.
+    pub found: Vec<Found>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Report {
+    fn add(&mut self, o: Report) {
+        self.tally.add(&o.tally);
+        self.scenarios += o.scenarios;
+        self.operations += o.operations;
+        self.refused += o.refused;
+        self.twice += o.twice;
+        self.struck += o.struck;
+        self.detected += o.detected;
+        self.untraceable += o.untraceable;
+        self.silent += o.silent;
+        self.found.extend(o.found);
+    }
+}
+
+/// Runs a campaign. `live` shows how it gets on, and can stop it.
+pub fn campaign(kits: &[Kit], plan: &Plan, live: &Live) -> Report {
+    let started = Instant::now();
+    let next = AtomicU64::new(0);
+    let total = Mutex::new(Report::default());
+    std::thread::scope(|scope| {
+        for _ in 0..plan.threads.max(1) {
+            scope.spawn(|| {
+                let mut worker = Worker {
+                    kits,
+                    plan,
+                    live,
+                    started,
+                    starts: HashMap::new(),
+                    report: Report::default(),
+                };
+                while !worker.over() {
+                    worker.scenario(next.fetch_add(1, Relaxed));
+                }
+                total.lock().add(worker.report);
+            });
+        }
+    });
+    let mut report = total.into_inner();
+    report.seconds = started.elapsed().as_secs_f64();
+    report
+}
+
+struct Worker<'a> {
+    kits: &'a [Kit],
+    plan: &'a Plan,
+    live: &'a Live,
+    started: Instant,
+    /// New databases to start from.
+    starts: HashMap<(usize, Config, Persistence), Option<Image>>,
+    report: Report,
+}
+
+impl<'a> Worker<'a> {
+    fn over(&self) -> bool {
+        self.live.stop.load(Relaxed)
+            || self.plan.cases.is_some_and(|n| self.live.cases.load(Relaxed) >= n)
+            || self.plan.time.is_some_and(|t| self.started.elapsed() >= t)
+            || (self.plan.stop_at_first && self.live.violations.load(Relaxed) > 0)
+    }
+
+    fn scenario(&mut self, number: u64) {
+        let (kits, plan) = (self.kits, self.plan);
+        let which = (number % kits.len() as u64) as usize;
+        let kit = &kits[which];
+        let model = plan.models[((number / kits.len() as u64) % plan.models.len() as u64) as usize];
+        let mut random = Random::new(plan.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let seed = random.next();
+        let length = match random.below(100) {
+            0..55 => 8 + random.below(8) as usize,
+            55..90 => 24 + random.below(24) as usize,
+            _ => 90,
+        };
+        let config = kit.workload.config(seed);
+        let ops = kit.workload.operations(seed, length);
+        let after = kit.workload.afterwards();
+        let creates = number < kits.len() as u64 || random.one_in(64);
+        let start = if creates { None } else { self.start(which, &config, model) };
+        let subject =
+            Subject { engine: &*kit.engine, config: &config, workload: Some(&*kit.workload), oracles: plan.oracles };
+        let scenario = Scenario { model, start: start.as_ref(), ops: &ops, faults: &[], after: &after };
+        let found = self.whole(subject, scenario, seed, &mut random);
+        self.report.scenarios += 1;
+        self.report.operations += ops.len() as u64;
+        self.live.scenarios.fetch_add(1, Relaxed);
+        let Some((finding, faults)) = found else { return };
+        if self.plan.stop_at_first && self.live.violations.fetch_add(1, Relaxed) > 0 {
+            return;
+        }
+        let scenario = Scenario { faults: &faults, ..scenario };
+        self.keep(kit, subject, scenario, start.is_none(), finding, seed);
+    }
+
+    /// Runs, crashes and disturbs one scenario.
+    fn whole(
+        &mut self,
+        subject: Subject<'_>,
+        scenario: Scenario<'_>,
+        seed: u64,
+        random: &mut Random,
+    ) -> Option<(Finding, Vec<IoFault>)> {
+        let run = scenario.run(subject);
+        self.report.refused += run.refused as u64;
+        if let Some(f) = run_itself(&run) {
+            return Some((f, Vec::new()));
+        }
+        let bare = |oracle, text: String| {
+            Some((
+                Finding { violation: Violation::new(oracle, text), crashes: Vec::new(), op: None },
+                Vec::new(),
+            ))
+        };
+        if let Ended::Dead(i, f) = &run.ended {
+            let op = scenario.ops.get(*i).map_or("the open".to_string(), ToString::to_string);
+            return bare(Oracle::Fault, format!("`{op}` fails without any error of the disk: {f}"));
+        }
+        if random.one_in(8) {
+            let again = scenario.run(subject);
+            if again.disk.history_hash() != run.disk.history_hash() {
+                return bare(Oracle::Determinism, "two runs of one scenario differ".to_string());
+            }
+            self.report.twice += 1;
+        }
+        let mut thorough = if self.plan.quick {
+            Search::quick(scenario.model, seed)
+        } else {
+            Search::usual(scenario.model, seed)
+        };
+        thorough.depth = thorough.depth.min(self.plan.depth);
+        let mut seen = Tally::default();
+        let live = self.live;
+        let over = (self.plan.cases, self.plan.time, self.plan.stop_at_first, self.started);
+        let mut go_on = |t: &Tally| {
+            live.cases.fetch_add(t.cases - seen.cases, Relaxed);
+            live.points.fetch_add(t.points - seen.points, Relaxed);
+            live.depth.fetch_max(t.max_depth() as u64, Relaxed);
+            (seen.cases, seen.points) = (t.cases, t.points);
+            let cases = live.cases.load(Relaxed);
+            !(live.stop.load(Relaxed)
+                || over.0.is_some_and(|n| cases >= n)
+                || (cases.is_multiple_of(64) && over.1.is_some_and(|t| over.3.elapsed() >= t))
+                || (over.2 && live.violations.load(Relaxed) > 0))
+        };
+        let mut explorer = Explorer::new(subject, thorough, scenario.after, &mut go_on);
+        let found = explorer.explore(&run);
+        let tally = std::mem::take(&mut explorer.tally);
+        drop(explorer);
+        self.report.tally.add(&tally);
+        if let Some(f) = found {
+            return Some((f, Vec::new()));
+        }
+        if self.plan.faults.is_empty() {
+            return None;
+        }
+        for fault in faults::plan(&self.plan.faults, &run.disk.events(), 24, seed) {
+            if self.over() {
+                return None;
+            }
+            let planned = [fault];
+            let mut tally = Tally::default();
+            let struck = faults::strike(subject, Scenario { faults: &planned, ..scenario }, thorough, &mut tally);
+            self.live.cases.fetch_add(tally.cases, Relaxed);
+            self.report.tally.add(&tally);
+            self.report.struck += u64::from(struck.struck);
+            self.report.detected += struck.detected;
+            self.report.untraceable += struck.untraceable;
+            if let Some(f) = struck.finding {
+                return Some((f, planned.to_vec()));
+            }
+        }
+        None
+    }
+
+    /// A new database of this kit to start from; `None` if making one fails, which scenarios that create it report.
+    fn start(&mut self, which: usize, config: &Config, model: Persistence) -> Option<Image> {
+        let kit = &self.kits[which];
+        let key = (which, config.clone(), model);
+        self.starts.entry(key).or_insert_with(|| newborn(&*kit.engine, config, model).ok()).clone()
+    }
+
+    /// Makes a violation small and keeps it.
+    fn keep(
+        &mut self,
+        kit: &Kit,
+        subject: Subject<'_>,
+        scenario: Scenario<'_>,
+        creates: bool,
+        finding: Finding,
+        seed: u64,
+    ) {
+        let after_cases = self.live.cases.load(Relaxed);
+        let after_seconds = self.started.elapsed().as_secs_f64();
+        if finding.violation.oracle == Oracle::Silent {
+            self.report.silent += 1;
+        }
+        let quick = Search::quick(scenario.model, seed);
+        let small = shrink(subject, scenario, quick, finding, self.plan.shrink);
+        let violation = small.finding.violation.clone();
+        let mut case = Case {
+            says: vec![violation.text.replace('\n', " ")],
+            engine: kit.engine.name().to_string(),
+            workload: kit.workload.name().to_string(),
+            model: scenario.model,
+            creates,
+            config: subject.config.clone(),
+            mutant: self.plan.mutant.clone(),
+            oracle: Some(violation.oracle),
+            ops: small.ops,
+            faults: small.faults,
+            crashes: small.finding.crashes.clone(),
+        };
+        let where_ = sentence(&case, &small.finding);
+        if !where_.is_empty() {
+            case.says.push(where_);
+        }
+        self.report.found.push(Found {
+            case,
+            violation,
+            after_cases,
+            after_seconds,
+            operations_before: scenario.ops.len(),
+        });
+    }
+}
+
+/// Replays a case: exactly its crashes first; if they show nothing (the engine's input/output has changed since), all crash
+/// points of its scenario. `None` if nothing is wrong.
+///
+/// # Errors
+/// If no kit has the engine and the workload that the case names.
+pub fn replay(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option<Finding>), String> {
+    let kit = kits
+        .iter()
+        .find(|k| k.engine.name() == case.engine && k.workload.name() == case.workload)
+        .or_else(|| kits.iter().find(|k| k.engine.name() == case.engine))
+        .ok_or_else(|| format!("there is no engine {:?}", case.engine))?;
+    let workload = (kit.workload.name() == case.workload).then_some(&*kit.workload);
+    if workload.is_none() && case.workload != "none" {
+        return Err(format!("there is no workload {:?} for {:?}", case.workload, case.engine));
+    }
+    let start = match case.creates {
+        true => None,
+        false => Some(newborn(&*kit.engine, &case.config, case.model).map_err(|f| f.to_string())?),
+    };
+    let subject =
+        Subject { engine: &*kit.engine, config: &case.config, workload, oracles: Oracles::ALL };
+    let after: Vec<Op> = kit.workload.afterwards();
+    let scenario =
+        Scenario { model: case.model, start: start.as_ref(), ops: &case.ops, faults: &case.faults, after: &after };
+    if !case.crashes.is_empty() && case.faults.is_empty() {
+        let found = crate::explore::replay::replay(subject, scenario, &case.crashes);
+        if found.is_some() || exactly {
+            return Ok((Tally { cases: 1, ..Tally::default() }, found));
+        }
+    }
+    Ok(search(subject, scenario, Search::usual(case.model, 1), &mut |_| true))
+}

@@ -1,0 +1,287 @@
+//! One recovery, and everything that must be true after it.
+use crate::engine::{Config, Engine, FailureKind, Opened, Session};
+use crate::model::{Allowed, Contents, Model, Wrong};
+use crate::op::Op;
+use crate::oracles::{Oracle, Violation};
+use crate::run::{Ended, Player, caught};
+use crate::sim::{Asked, Fates, Image, Question, SimDisk};
+use crate::workload::Workload;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Which oracles judge. (Whether acknowledged commits are there, and the open's verdict, always are judged.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oracles {
+    /// Structure and space.
+    pub structure: bool,
+    /// Every stored page against its image and the log.
+    pub replay: bool,
+    /// A second recovery.
+    pub twice: bool,
+    /// The reference recovery.
+    pub reference: bool,
+    /// Work afterwards, and another crash.
+    pub life_after: bool,
+}
+
+impl Oracles {
+    /// Only those that are always there.
+    pub const LIGHT: Oracles =
+        Oracles { structure: false, replay: false, twice: false, reference: false, life_after: false };
+    /// All of them.
+    pub const ALL: Oracles =
+        Oracles { structure: true, replay: true, twice: true, reference: true, life_after: true };
+}
+
+/// What is checked, and how.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The engine.
+    pub engine: &'a dyn Engine,
+    /// Its set-up.
+    pub config: &'a Config,
+    /// Whose invariant holds.
+    pub workload: Option<&'a dyn Workload>,
+    /// The oracles.
+    pub oracles: Oracles,
+}
+
+/// Answers from a list; what is not on it gets `otherwise`.
+pub(crate) struct Listed {
+    pub(crate) answers: HashMap<Question, u8>,
+    pub(crate) otherwise: Otherwise,
+}
+
+/// What answers the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Otherwise {
+    Oldest,
+    Newest,
+}
+
+impl Fates for Listed {
+    fn decide(&mut self, question: Question, options: u8) -> u8 {
+        match (self.answers.get(&question), self.otherwise) {
+            (Some(a), _) => (*a).min(options - 1),
+            (None, Otherwise::Oldest) => 0,
+            (None, Otherwise::Newest) => options - 1,
+        }
+    }
+}
+
+/// One recovery.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    /// What it asked the disk.
+    pub(crate) asked: Vec<Asked>,
+    /// The disk afterwards, powered off; its history is that of the recovery only, up to `points`.
+    pub(crate) disk: SimDisk,
+    /// Changes that the recovery made.
+    pub(crate) points: usize,
+    /// The state that was found.
+    pub(crate) state: Option<usize>,
+    pub(crate) opened: Opened,
+    pub(crate) violation: Option<Violation>,
+}
+
+/// Bytes that one recovery of a small database may read and write before it counts as running away.
+const TRAFFIC: u64 = 1 << 30;
+
+/// Boots `image`, opens the database and judges what is there.
+pub(crate) fn recover(subject: Subject<'_>, image: &Image, fates: Box<dyn Fates>, allowed: &Allowed) -> Recovered {
+    let disk = SimDisk::boot(image, fates);
+    let mut out = Recovered {
+        asked: Vec::new(),
+        disk: disk.clone(),
+        points: 0,
+        state: None,
+        opened: Opened::default(),
+        violation: None,
+    };
+    if let Some(watch) = subject.oracles.replay.then(|| subject.engine.watch(subject.config)).flatten() {
+        disk.set_watch(watch);
+    }
+    let opened = caught(|| subject.engine.open(Arc::new(disk.clone()), subject.config));
+    out.points = disk.points();
+    let mut session = match opened {
+        Ok(Ok(session)) => session,
+        Ok(Err(f)) => {
+            disk.power_off();
+            out.asked = disk.asked();
+            out.violation = Some(Violation::new(
+                Oracle::Opens,
+                format!("after a mere crash the open fails: {f}"),
+            ));
+            return out;
+        }
+        Err(panic) => {
+            disk.power_off();
+            out.asked = disk.asked();
+            out.violation = Some(Violation::new(Oracle::Panic, format!("the open panics: {panic}")));
+            return out;
+        }
+    };
+    out.opened = session.opened();
+    let judged = judge(subject, &mut *session, allowed);
+    out.violation = match judged {
+        Ok(state) => {
+            out.state = Some(state);
+            None
+        }
+        Err(v) => Some(v),
+    };
+    if out.violation.is_none() {
+        let (read, written) = disk.traffic();
+        if read + written > TRAFFIC {
+            out.violation = Some(Violation::new(
+                Oracle::Bounds,
+                format!("the recovery read {read} and wrote {written} bytes"),
+            ));
+        }
+    }
+    if out.violation.is_none() && subject.oracles.structure {
+        out.violation = structure(&mut *session);
+    }
+    let objections = disk.objections();
+    disk.power_off();
+    drop(session);
+    out.asked = disk.asked();
+    if let (None, Some(first)) = (&out.violation, objections.first()) {
+        out.violation = Some(Violation::new(Oracle::Order, format!("during recovery: {first}")));
+    }
+    out
+}
+
+/// Reads everything and compares with what is allowed.
+pub(crate) fn judge(
+    subject: Subject<'_>,
+    session: &mut dyn Session,
+    allowed: &Allowed,
+) -> Result<usize, Violation> {
+    let contents = match caught(|| session.contents()) {
+        Err(panic) => return Err(Violation::new(Oracle::Panic, format!("reading panics: {panic}"))),
+        Ok(Err(f)) => {
+            let oracle = if f.kind == FailureKind::Damage { Oracle::Opens } else { Oracle::Structure };
+            return Err(Violation::new(oracle, format!("after a mere crash reading fails: {f}")));
+        }
+        Ok(Ok(c)) => c,
+    };
+    if let Some(wrong) = subject.workload.and_then(|w| w.invariant(&contents)) {
+        return Err(Violation::new(Oracle::Phantom, wrong));
+    }
+    allowed.judge(&contents).map_err(|(wrong, text)| {
+        let oracle = match wrong {
+            Wrong::Lost => Oracle::Acknowledged,
+            Wrong::Torn => Oracle::Phantom,
+        };
+        Violation::new(oracle, text)
+    })
+}
+
+pub(crate) fn structure(session: &mut dyn Session) -> Option<Violation> {
+    match caught(|| session.verify()) {
+        Err(panic) => Some(Violation::new(Oracle::Panic, format!("verification panics: {panic}"))),
+        Ok(Err(f)) => Some(Violation::new(Oracle::Structure, format!("verification fails: {f}"))),
+        Ok(Ok(findings)) => {
+            let first = findings.first()?;
+            let more = findings.len() - 1;
+            Some(Violation::new(Oracle::Structure, format!("{first} (and {more} more findings)")))
+        }
+    }
+}
+
+/// The oracles that open the files again: `done` is a recovery of `image` without a violation.
+pub(crate) fn afterwards(
+    subject: Subject<'_>,
+    image: &Image,
+    done: &Recovered,
+    allowed: &Allowed,
+    ops: &[Op],
+) -> Option<Violation> {
+    let state = done.state?;
+    let exactly = allowed.exactly(state);
+    let answered = || {
+        let answers = done.asked.iter().map(|a| (a.question, a.answer)).collect();
+        Box::new(Listed { answers, otherwise: Otherwise::Newest })
+    };
+    let after = done.disk.image(done.points);
+    let kept: HashMap<Question, u8> = after.questions().into_iter().map(|(q, n)| (q, n - 1)).collect();
+    let reboot = || SimDisk::boot(&after, Box::new(Listed { answers: kept.clone(), otherwise: Otherwise::Newest }));
+    if subject.oracles.replay {
+        let disk = reboot();
+        match caught(|| subject.engine.audit(&disk, subject.config)) {
+            Err(panic) => return Some(Violation::new(Oracle::Panic, format!("the audit panics: {panic}"))),
+            Ok(Err(f)) => return Some(Violation::new(Oracle::Replay, format!("the audit fails: {f}"))),
+            Ok(Ok(wrong)) => {
+                if let Some(first) = wrong.first() {
+                    return Some(Violation::new(Oracle::Replay, first.clone()));
+                }
+            }
+        }
+    }
+    if subject.oracles.reference {
+        let disk = SimDisk::boot(image, answered());
+        match caught(|| subject.engine.reference(&disk, subject.config)) {
+            Err(panic) => {
+                return Some(Violation::new(Oracle::Reference, format!("the reference panics: {panic}")));
+            }
+            Ok(None) => {}
+            Ok(Some(Err(f))) => {
+                return Some(Violation::new(Oracle::Reference, format!("the reference fails: {f}")));
+            }
+            Ok(Some(Ok(contents))) => {
+                if let Err((_, text)) = exactly.judge(&contents) {
+                    return Some(Violation::new(
+                        Oracle::Reference,
+                        format!("the reference recovery has something else: {text}"),
+                    ));
+                }
+            }
+        }
+    }
+    if subject.oracles.twice {
+        let again = recover(
+            Subject { oracles: Oracles::LIGHT, ..subject },
+            &after,
+            Box::new(Listed { answers: kept.clone(), otherwise: Otherwise::Newest }),
+            &exactly,
+        );
+        if let Some(v) = again.violation {
+            return Some(Violation::new(Oracle::Twice, format!("a second recovery: {}", v.text)));
+        }
+    }
+    if subject.oracles.life_after {
+        return life_after(subject, &reboot(), exactly.state(state), ops);
+    }
+    None
+}
+
+/// Works on, is killed, and looks again.
+fn life_after(subject: Subject<'_>, disk: &SimDisk, contents: &Contents, ops: &[Op]) -> Option<Violation> {
+    let fail = |text: String| Some(Violation::new(Oracle::LifeAfter, text));
+    let opened = caught(|| subject.engine.open(Arc::new(disk.clone()), subject.config));
+    let mut session = match opened {
+        Ok(Ok(s)) => s,
+        Ok(Err(f)) => return fail(format!("the open after a recovery fails: {f}")),
+        Err(panic) => return fail(format!("the open after a recovery panics: {panic}")),
+    };
+    let mut player = Player::new(disk, Model::starting_from(contents.clone()));
+    match player.play(&mut *session, ops) {
+        Ended::Whole => {}
+        Ended::Dead(i, f) | Ended::Wrong(i, f) => {
+            return fail(format!("`{}` after a recovery fails: {f}", ops[i]));
+        }
+        Ended::Panicked(i, panic) => return fail(format!("`{}` after a recovery panics: {panic}", ops[i])),
+    }
+    let allowed = player.model.allowed();
+    let image = disk.kept();
+    disk.power_off();
+    drop(session);
+    let again = recover(
+        Subject { oracles: Oracles { structure: true, ..Oracles::LIGHT }, ..subject },
+        &image,
+        Box::new(crate::run::Newest),
+        &allowed,
+    );
+    fail(format!("after more work and another crash: {}", again.violation?.text))
+}

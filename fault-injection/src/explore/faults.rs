@@ -1,0 +1,287 @@
+//! Input/output errors: a scenario is run with one error planned at the first, the second, the third .. call of a kind, until a
+//! run meets none; after each, the process dies or the power fails, and what can be read then is judged.
+//!
+//! | fault | what must be |
+//! |---|---|
+//! | `eintr`, `short` | nobody notices |
+//! | `nospace` | a clear refusal that changes nothing; at a plain write the engine may die as well; everything acknowledged stays |
+//! | `eio` | the engine may die; everything acknowledged stays, also if the process starts again without a power failure |
+//! | `lie` | a prefix of the commits, or a typed error |
+//! | `lost`, `misdirected`, `bitflip` | right data, or a typed error. In the last write to the log the loss of what it held is allowed: nothing on the disk can prove that it was there |
+use super::check::{Listed, Otherwise, Subject, recover};
+use super::plans::{self, Units};
+use super::replay::{Scenario, op_text, run_itself};
+use super::{Crash, Finding, Search, Tally};
+use crate::engine::FailureKind;
+use crate::model::{Allowed, Wrong as Judged};
+use crate::oracles::{Oracle, Violation};
+use crate::random::Random;
+use crate::run::{Ended, Run, caught};
+use crate::sim::{Act, Fate, Image, IoEvent, IoFault, PendingOp, Question, SimDisk, Wrong};
+use std::sync::Arc;
+
+/// What came of one planned error.
+#[derive(Debug, Default)]
+pub struct Struck {
+    /// Whether the scenario came as far.
+    pub struck: bool,
+    /// Recoveries that ended with a typed error, as they may under damage.
+    pub detected: u64,
+    /// Recoveries after which the last write to the log was gone without a trace, as it may be.
+    pub untraceable: u64,
+    /// What is wrong.
+    pub finding: Option<Finding>,
+}
+
+/// Kinds of faults, as the command line names them.
+pub const NAMES: [&str; 8] = ["eio", "nospace", "eintr", "short", "lie", "lost", "misdirected", "bitflip"];
+
+/// The faults of a kind that can befall `event`.
+pub fn kinds(name: &str, event: &IoEvent, random: &mut Random) -> Vec<(Wrong, bool)> {
+    let write = event.site.act == Act::Write;
+    let sync = matches!(event.site.act, Act::Sync | Act::SyncDir);
+    let len = (event.range.end - event.range.start).max(1);
+    match name {
+        "eio" => vec![(Wrong::Eio, false), (Wrong::Eio, true)],
+        "nospace" if !sync => vec![(Wrong::NoSpace, false), (Wrong::NoSpace, true)],
+        "eintr" if write => vec![(Wrong::Interrupted, false)],
+        "short" if write => vec![(Wrong::Short(random.below(len)), false)],
+        "lie" if sync => vec![(Wrong::Lie, false)],
+        "lost" if write => vec![(Wrong::LostWrite, false)],
+        "misdirected" if write => {
+            let by = [-4096, 4096, 8192, 512][random.below(4) as usize];
+            let by = if event.range.start as i64 + by < 0 { 4096 } else { by };
+            vec![(Wrong::Misdirected(by), false)]
+        }
+        "bitflip" if write => vec![(Wrong::BitFlip { bit: random.below(len * 8) }, false)],
+        _ => Vec::new(),
+    }
+}
+
+/// How much is forgiven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mercy {
+    /// Nothing.
+    None,
+    /// A typed error.
+    Typed,
+    /// A typed error, or any prefix of the commits.
+    Prefix,
+    /// A typed error, or the loss of what came after so many commits.
+    Tail(usize),
+}
+
+/// Runs the scenario with its planned errors and judges what follows.
+pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tally: &mut Tally) -> Struck {
+    let run = scenario.run(subject);
+    let mut out = Struck { struck: run.disk.heal() > 0, ..Struck::default() };
+    let what = scenario.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let damaging = scenario.faults.iter().any(|f| {
+        matches!(f.what, Wrong::Lie | Wrong::LostWrite | Wrong::Misdirected(_) | Wrong::BitFlip { .. })
+    });
+    if let Some(mut f) = run_itself(&run) {
+        // A disk that lies breaks the rules by itself.
+        if !(damaging && f.violation.oracle == Oracle::Order) {
+            f.violation.text = format!("under `{what}`: {}", f.violation.text);
+            out.finding = Some(f);
+            return out;
+        }
+    }
+    let wrong = |oracle, text: String, op| {
+        Some(Finding { violation: Violation::new(oracle, text), crashes: Vec::new(), op })
+    };
+    for fault in scenario.faults {
+        match (&fault.what, &run.ended) {
+            (Wrong::Interrupted | Wrong::Short(_), Ended::Dead(i, f)) => {
+                let text = format!("under `{what}` `{}` fails: {f}", op_text(scenario.ops, *i));
+                out.finding = wrong(Oracle::Fault, text, Some(*i));
+                return out;
+            }
+            (Wrong::NoSpace, Ended::Dead(i, f)) if fault.act != Act::Write && f.kind == FailureKind::Dead => {
+                let text = format!(
+                    "under `{what}` `{}` kills the engine, where it could have refused: {f}",
+                    op_text(scenario.ops, *i)
+                );
+                out.finding = wrong(Oracle::Fault, text, Some(*i));
+                return out;
+            }
+            _ => {}
+        }
+    }
+    let points = run.disk.points();
+    let mark = run.allowed(points);
+    // The process dies and starts again: what the engine believes to be on the disk is in the cache.
+    let kept = run.disk.kept();
+    let image = run.disk.image(points);
+    let after_death = mercy(&scenario, &run, &[]);
+    let after_failure = mercy(&scenario, &run, image.pending());
+    let mut random = Random::new(search.seed ^ 0xFA17);
+    let mut judge = |image: &Image, fates: Listed, mercy: Mercy, tally: &mut Tally| {
+        let rest_survives = fates.otherwise == Otherwise::Newest;
+        let answers: Vec<(Question, u8)> = fates.answers.iter().map(|(q, a)| (*q, *a)).collect();
+        tally.cases += 1;
+        match lenient(subject, image, fates, &mark.allowed, mercy) {
+            Ok(Lenient::Right) => None,
+            Ok(Lenient::Detected) => {
+                out.detected += 1;
+                None
+            }
+            Ok(Lenient::Untraceable) => {
+                out.untraceable += 1;
+                None
+            }
+            Err(mut v) => {
+                v.text = format!("under `{what}`: {}", v.text);
+                let crash = Crash { point: points, site: None, nth: 0, answers, rest_survives };
+                Some(Finding { violation: v, crashes: vec![crash], op: mark.op })
+            }
+        }
+    };
+    let newest = || Listed { answers: Default::default(), otherwise: Otherwise::Newest };
+    let mut finding = judge(&kept, newest(), after_death, tally);
+    let units = Units::of(image.pending());
+    let mut power = vec![plans::Plan::all(&units, Fate::Lost), plans::Plan::all(&units, Fate::Kept)];
+    power.extend((0..search.reach.random.min(4)).map(|_| plans::random(&units, scenario.model, &mut random)));
+    for plan in power {
+        if finding.is_some() {
+            break;
+        }
+        let answer = |q, n: u8| image.answer(q, &|op, s| plan.fate(&units, op, s)).min(n - 1);
+        let answers = image.questions().into_iter().map(|(q, n)| (q, answer(q, n))).collect();
+        finding = judge(&image, Listed { answers, otherwise: Otherwise::Newest }, after_failure, tally);
+    }
+    out.finding = finding;
+    out
+}
+
+/// `pending` may be lost with the fault: what is in it proves nothing.
+fn mercy(scenario: &Scenario<'_>, run: &Run, pending: &[PendingOp]) -> Mercy {
+    let mut mercy = Mercy::None;
+    for f in scenario.faults {
+        let one = match f.what {
+            Wrong::Eio | Wrong::NoSpace | Wrong::Interrupted | Wrong::Short(_) => Mercy::None,
+            Wrong::Lie => Mercy::Prefix,
+            Wrong::LostWrite | Wrong::Misdirected(_) | Wrong::BitFlip { .. } => {
+                let events = run.disk.events();
+                let is = |e: &IoEvent| e.site.act == f.act && f.role.is_none_or(|r| r == e.site.role);
+                let hit = events.iter().enumerate().filter(|(_, e)| is(e)).nth(f.nth.max(1) as usize - 1);
+                match hit {
+                    Some((i, e)) if e.site.role.starts_with("wal") => {
+                        let proof = |(at, e): (usize, &IoEvent)| {
+                            at > i
+                                && e.site.role == "wal"
+                                && e.site.act == Act::Write
+                                && !pending.iter().any(|p| p.event == at)
+                        };
+                        let later = events.iter().enumerate().any(proof);
+                        if later { Mercy::Typed } else { Mercy::Tail(run.allowed(i).allowed.low()) }
+                    }
+                    _ => Mercy::Typed,
+                }
+            }
+        };
+        mercy = match (mercy, one) {
+            (Mercy::Prefix, _) | (_, Mercy::Prefix) => Mercy::Prefix,
+            (Mercy::None, m) | (m, Mercy::None) => m,
+            (m, _) => m,
+        };
+    }
+    mercy
+}
+
+enum Lenient {
+    Right,
+    Detected,
+    Untraceable,
+}
+
+/// A recovery that may end with a typed error.
+fn lenient(
+    subject: Subject<'_>,
+    image: &Image,
+    fates: Listed,
+    allowed: &Allowed,
+    mercy: Mercy,
+) -> Result<Lenient, Violation> {
+    if mercy == Mercy::None {
+        let done = recover(subject, image, Box::new(fates), allowed);
+        return done.violation.map_or(Ok(Lenient::Right), Err);
+    }
+    let disk = SimDisk::boot(image, Box::new(fates));
+    let end = |disk: &SimDisk| disk.power_off();
+    let opened = caught(|| subject.engine.open(Arc::new(disk.clone()), subject.config));
+    let mut session = match opened {
+        Err(panic) => {
+            end(&disk);
+            return Err(Violation::new(Oracle::Panic, format!("the open panics: {panic}")));
+        }
+        Ok(Err(f)) => {
+            end(&disk);
+            return typed(f);
+        }
+        Ok(Ok(s)) => s,
+    };
+    let contents = caught(|| session.contents());
+    end(&disk);
+    drop(session);
+    match contents {
+        Err(panic) => Err(Violation::new(Oracle::Panic, format!("reading panics: {panic}"))),
+        Ok(Err(f)) => typed(f),
+        Ok(Ok(contents)) => {
+            if allowed.judge(&contents).is_ok() {
+                return Ok(Lenient::Right);
+            }
+            let forgiven = match mercy {
+                Mercy::Prefix => allowed.any_prefix().judge(&contents).is_ok(),
+                Mercy::Tail(low) => allowed.any_prefix().judge(&contents).is_ok_and(|i| i >= low),
+                Mercy::None | Mercy::Typed => false,
+            };
+            if forgiven {
+                return Ok(Lenient::Untraceable);
+            }
+            let text = match allowed.judge(&contents) {
+                Err((Judged::Lost, t)) => format!("acknowledged commits are gone without an error: {t}"),
+                Err((Judged::Torn, t)) => format!("the data is wrong without an error: {t}"),
+                Ok(_) => return Ok(Lenient::Right),
+            };
+            Err(Violation::new(Oracle::Silent, text))
+        }
+    }
+}
+
+fn typed(f: crate::engine::Failure) -> Result<Lenient, Violation> {
+    match f.kind {
+        FailureKind::Damage => Ok(Lenient::Detected),
+        _ => Err(Violation::new(Oracle::Fault, format!("damage is reported as something else: {f}"))),
+    }
+}
+
+/// Every planned error that one scenario can meet, for these kinds; at most `most` of them, chosen by the seed.
+pub fn plan(names: &[&str], events: &[IoEvent], most: usize, seed: u64) -> Vec<IoFault> {
+    let mut random = Random::new(seed ^ 0xFA57);
+    let mut all = Vec::new();
+    let mut nth = std::collections::HashMap::new();
+    for event in events {
+        let n = nth.entry(event.site).or_insert(0u64);
+        *n += 1;
+        for name in names {
+            for (what, forever) in kinds(name, event, &mut random) {
+                all.push(IoFault { role: Some(event.site.role), act: event.site.act, nth: *n, forever, what });
+            }
+        }
+    }
+    if names.contains(&"eio") {
+        for nth in [1, 2, 3, 5, 8, 13, 21, 34] {
+            for forever in [false, true] {
+                for role in ["data", "wal", "control"] {
+                    all.push(IoFault { role: Some(role), act: Act::Read, nth, forever, what: Wrong::Eio });
+                }
+            }
+        }
+    }
+    while all.len() > most {
+        let i = random.below(all.len() as u64) as usize;
+        all.swap_remove(i);
+    }
+    all
+}

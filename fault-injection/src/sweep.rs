@@ -1,0 +1,592 @@
+//! The corruption sweep: a small database is damaged in every way of a list, at every place, and opened after each.
+//!
+//! The rule is one: right data, or a typed error. An outcome is *silent* if what is read is wrong and nothing says so; there
+//! must be none.
+//!
+//! Damage of a sector that the engine never reads cannot matter: two runs that read the same are the same run. So a first run
+//! notes what is read, and the rest is counted as such without being tried.
+use crate::engine::{Config, Engine, FailureKind};
+use crate::model::Allowed;
+use crate::op::Op;
+use crate::random::Random;
+use crate::run::{Ended, Newest, caught, newborn};
+use crate::sim::{Act, Image, Persistence, SimDisk, role};
+use hamal::disk::{Disk, DiskFile, DiskLock, OpenMode};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+const SECTOR: usize = 512;
+
+/// What is damaged, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Damage {
+    /// A byte is xored with 1, 128 or 255.
+    Byte,
+    /// A sector is all zeros.
+    Zeroed,
+    /// A sector is garbage.
+    Garbage,
+    /// Two sectors of a file have changed places.
+    Swapped,
+    /// A sector is as it was at an earlier moment.
+    OlderSector,
+    /// A page is as it was at an earlier moment: a lost write.
+    OlderPage,
+    /// A page lies in another page's place: a misdirected write.
+    Misdirected,
+    /// A file is cut off at a sector.
+    Truncated,
+    /// A file is not there.
+    Removed,
+    /// A file is as it was at an earlier moment.
+    OlderFile,
+    /// The control file and one other file are as they were at an earlier moment.
+    OlderPair,
+    /// A file is that of another database.
+    Foreign,
+}
+
+impl Damage {
+    /// All of them.
+    pub const ALL: [Damage; 12] = [
+        Damage::Byte,
+        Damage::Zeroed,
+        Damage::Garbage,
+        Damage::Swapped,
+        Damage::OlderSector,
+        Damage::OlderPage,
+        Damage::Misdirected,
+        Damage::Truncated,
+        Damage::Removed,
+        Damage::OlderFile,
+        Damage::OlderPair,
+        Damage::Foreign,
+    ];
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Damage::Byte => "byte flipped",
+            Damage::Zeroed => "sector zeroed",
+            Damage::Garbage => "sector garbage",
+            Damage::Swapped => "sectors swapped",
+            Damage::OlderSector => "older sector",
+            Damage::OlderPage => "older page",
+            Damage::Misdirected => "misdirected page",
+            Damage::Truncated => "truncated",
+            Damage::Removed => "removed",
+            Damage::OlderFile => "older file",
+            Damage::OlderPair => "older control and",
+            Damage::Foreign => "foreign file",
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The damaged bytes are never read.
+    Unread,
+    /// All data is right.
+    Right,
+    /// The last write to the log is gone as if it had never been: nothing on the disk can prove that it was there.
+    Untraceable,
+    /// A typed error: its name.
+    Error(String),
+    /// Wrong data, and no error.
+    Silent(String),
+    /// A panic, or an error of the wrong kind.
+    Wrong(String),
+}
+
+/// Counts of outcomes, by damage and role of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// The counts.
+    pub cells: BTreeMap<(Damage, &'static str), BTreeMap<String, u64>>,
+    /// Opens that were made.
+    pub cases: u64,
+    /// What was silent or wrong: the damage in words, and what happened.
+    pub violations: Vec<(String, Outcome)>,
+}
+
+impl Table {
+    /// Silent outcomes.
+    pub fn silent(&self) -> usize {
+        self.violations.iter().filter(|(_, o)| matches!(o, Outcome::Silent(_))).count()
+    }
+    fn count(&mut self, damage: Damage, role: &'static str, outcome: &Outcome, n: u64) {
+        let name = match outcome {
+            Outcome::Unread => "never read".to_string(),
+            Outcome::Right => "right data".to_string(),
+            Outcome::Untraceable => "untraceable tail".to_string(),
+            Outcome::Error(kind) => kind.clone(),
+            Outcome::Silent(_) => "SILENT".to_string(),
+            Outcome::Wrong(_) => "WRONG".to_string(),
+        };
+        *self.cells.entry((damage, role)).or_default().entry(name).or_default() += n;
+    }
+    /// Adds another.
+    pub fn add(&mut self, o: Table) {
+        self.cases += o.cases;
+        self.violations.extend(o.violations);
+        for (key, counts) in o.cells {
+            for (name, n) in counts {
+                *self.cells.entry(key).or_default().entry(name).or_default() += n;
+            }
+        }
+    }
+    /// As a Markdown table.
+    pub fn markdown(&self) -> String {
+        let mut out = String::from("| damage | file | outcomes |\n|---|---|---|\n");
+        for ((damage, role), counts) in &self.cells {
+            let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
+            out += &format!("| {} | {role} | {} |\n", damage.name(), counts.join(", "));
+        }
+        out
+    }
+}
+
+/// A database to damage.
+pub struct Patient<'a> {
+    engine: &'a dyn Engine,
+    config: Config,
+    image: Image,
+    /// What is right.
+    allowed: Allowed,
+    /// What is right if the last write to the log is gone; only if the database was not closed.
+    without_last: Option<Allowed>,
+    /// The last write to the log: file and bytes.
+    last: Option<(String, std::ops::Range<u64>)>,
+    /// The same database at earlier moments.
+    older: Vec<Image>,
+    /// Another database of the same shape.
+    foreign: Image,
+    files: Vec<(String, Vec<u8>)>,
+    read: BTreeMap<String, BTreeSet<u64>>,
+}
+
+impl<'a> Patient<'a> {
+    /// Runs `ops` and keeps a database that was closed (`closed`), or whose process died.
+    ///
+    /// # Errors
+    /// A sentence, if the scenario does not run.
+    pub fn new(
+        engine: &'a dyn Engine,
+        config: &Config,
+        foreign: Image,
+        ops: &[Op],
+        closed: bool,
+    ) -> Result<Patient<'a>, String> {
+        let model = Persistence::Posix;
+        let start = newborn(engine, config, model).map_err(|f| f.to_string())?;
+        let mut whole = ops.to_vec();
+        if closed {
+            whole.push(Op::Reopen);
+        }
+        let run = crate::run::run(engine, config, model, Some(&start), &whole, &|_| {});
+        if !matches!(run.ended, Ended::Whole) {
+            return Err(format!("the scenario does not run: {:?}", run.ended));
+        }
+        let points = run.disk.points();
+        let events = run.disk.events();
+        let (mut last, mut without_last) = (None, None);
+        if !closed {
+            let write = |e: &&crate::sim::IoEvent| e.site.role == "wal" && e.site.act == Act::Write;
+            if let Some((i, e)) = events.iter().enumerate().rfind(|(_, e)| write(e)) {
+                last = Some((e.name.to_string(), e.range.clone()));
+                let low = run.allowed(i).allowed.clone();
+                without_last = Some(low);
+            }
+        }
+        // Moments: just after each sync of the data file and of the control file.
+        let mut older = vec![start];
+        for (i, e) in events.iter().enumerate() {
+            if e.site.act == Act::Sync && matches!(e.site.role, "data" | "control") {
+                older.push(survivor(&run.disk.image(i + 1)));
+            }
+        }
+        let image = run.disk.kept();
+        let allowed = run.allowed(points).allowed.clone();
+        let files: Vec<(String, Vec<u8>)> =
+            image.names().into_iter().filter_map(|n| Some((n.clone(), image.file(&n)?))).collect();
+        let mut patient = Patient {
+            engine,
+            config: config.clone(),
+            image,
+            allowed: allowed.exactly(allowed.high()),
+            without_last,
+            last,
+            older,
+            foreign,
+            files,
+            read: BTreeMap::new(),
+        };
+        patient.note_reads()?;
+        Ok(patient)
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|(_, b)| b.len() as u64).sum()
+    }
+
+    fn note_reads(&mut self) -> Result<(), String> {
+        let spy = Spy { disk: SimDisk::boot(&self.image, Box::new(Newest)), read: Arc::default() };
+        let read = spy.read.clone();
+        let disk = spy.disk.clone();
+        let outcome = self.open(Arc::new(spy), disk);
+        if outcome != Outcome::Right {
+            return Err(format!("without damage: {outcome:?}"));
+        }
+        self.read = read.lock().clone();
+        Ok(())
+    }
+
+    fn is_read(&self, name: &str, sector: u64) -> bool {
+        self.read.get(name).is_some_and(|s| s.contains(&sector))
+    }
+
+    /// Opens, reads everything, verifies.
+    fn open(&self, disk: Arc<dyn Disk>, sim: SimDisk) -> Outcome {
+        let kind = |text: &str| text.split(':').next().unwrap_or("?").trim().to_string();
+        let opened = caught(|| self.engine.open(disk, &self.config));
+        let mut session = match opened {
+            Err(panic) => return Outcome::Wrong(format!("the open panics: {panic}")),
+            Ok(Err(f)) => {
+                sim.power_off();
+                return match f.kind {
+                    FailureKind::Damage => Outcome::Error(kind(&f.text)),
+                    _ => Outcome::Wrong(f.to_string()),
+                };
+            }
+            Ok(Ok(s)) => s,
+        };
+        let contents = caught(|| session.contents());
+        let outcome = match contents {
+            Err(panic) => Outcome::Wrong(format!("reading panics: {panic}")),
+            Ok(Err(f)) if f.kind == FailureKind::Damage => Outcome::Error(kind(&f.text)),
+            Ok(Err(f)) => Outcome::Wrong(f.to_string()),
+            Ok(Ok(c)) => match self.allowed.judge(&c) {
+                Ok(_) => match caught(|| session.verify()) {
+                    Err(panic) => Outcome::Wrong(format!("verification panics: {panic}")),
+                    // Damage that no reader meets, seen by verification.
+                    Ok(Err(f)) if f.kind == FailureKind::Damage => Outcome::Error(kind(&f.text)),
+                    Ok(Err(f)) => Outcome::Wrong(f.to_string()),
+                    Ok(Ok(findings)) if findings.is_empty() => Outcome::Right,
+                    Ok(Ok(_)) => Outcome::Error("found by verify".into()),
+                },
+                Err((_, text)) => Outcome::Silent(text),
+            },
+        };
+        sim.power_off();
+        drop(session);
+        outcome
+    }
+
+    /// Tries a damaged image. `tail`: whether the damage touches the last write to the log.
+    fn attempt(&self, image: &Image, tail: bool) -> Outcome {
+        let disk = SimDisk::boot(image, Box::new(Newest));
+        let outcome = self.open(Arc::new(disk.clone()), disk);
+        if let (Outcome::Silent(_), true, Some(low)) = (&outcome, tail, &self.without_last) {
+            let disk = SimDisk::boot(image, Box::new(Newest));
+            let opened = self.engine.open(Arc::new(disk.clone()), &self.config);
+            let found = opened.and_then(|mut s| s.contents());
+            disk.power_off();
+            if found.is_ok_and(|c| low.judge(&c).is_ok()) {
+                return Outcome::Untraceable;
+            }
+        }
+        outcome
+    }
+
+    fn is_tail(&self, name: &str, bytes: std::ops::Range<u64>) -> bool {
+        self.last.as_ref().is_some_and(|(n, r)| n == name && r.start < bytes.end && bytes.start < r.end)
+    }
+
+    /// Tries every damage of a kind; of the bytes and of what is numerous, every `stride`-th. `cases` counts along; `stop`
+    /// ends it.
+    pub fn sweep(&self, damage: Damage, stride: usize, cases: &AtomicU64, stop: &AtomicBool) -> Table {
+        let mut table = Table::default();
+        let mut visit = |name: &str, what: &str, place: u64, image: Image, tail: bool| {
+            if stop.load(Relaxed) {
+                return;
+            }
+            let outcome = self.attempt(&image, tail);
+            table.cases += 1;
+            cases.fetch_add(1, Relaxed);
+            if matches!(outcome, Outcome::Silent(_) | Outcome::Wrong(_)) && table.violations.len() < 100 {
+                table.violations.push((format!("{} {what} of {name} at {place}", damage.name()), outcome.clone()));
+            }
+            table.count(damage, role(name), &outcome, 1);
+        };
+        let mut unread: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let page = self.config.page_size as usize;
+        let mut random = Random::new(0x5EED);
+        for (name, bytes) in &self.files {
+            let sectors = bytes.len().div_ceil(SECTOR);
+            let of = |s: usize| s * SECTOR..((s + 1) * SECTOR).min(bytes.len());
+            let touch = |at: usize, new: &[u8]| {
+                let mut changed = bytes.clone();
+                changed[at..at + new.len()].copy_from_slice(new);
+                self.image.with_file(name, &changed)
+            };
+            let tail = |r: &std::ops::Range<usize>| self.is_tail(name, r.start as u64..r.end as u64);
+            match damage {
+                Damage::Byte => {
+                    for s in 0..sectors {
+                        if !self.is_read(name, s as u64) {
+                            *unread.entry(role(name)).or_default() += 3 * of(s).len() as u64;
+                            continue;
+                        }
+                        for at in of(s).step_by(stride) {
+                            for pattern in [1, 128, 255] {
+                                let image = touch(at, &[bytes[at] ^ pattern]);
+                                visit(name, "", at as u64, image, tail(&of(s)));
+                            }
+                        }
+                    }
+                }
+                Damage::Zeroed | Damage::Garbage | Damage::Swapped | Damage::OlderSector => {
+                    for s in 0..sectors {
+                        if !self.is_read(name, s as u64) {
+                            *unread.entry(role(name)).or_default() += 1;
+                            continue;
+                        }
+                        let r = of(s);
+                        let mut replace = |new: Vec<u8>, what: &str| {
+                            if new[..] != bytes[r.clone()] {
+                                visit(name, what, r.start as u64, touch(r.start, &new), tail(&r));
+                            }
+                        };
+                        match damage {
+                            Damage::Zeroed => replace(vec![0; r.len()], ""),
+                            Damage::Garbage => replace((0..r.len()).map(|_| random.next() as u8).collect(), ""),
+                            Damage::OlderSector => {
+                                let mut versions = BTreeSet::new();
+                                for o in &self.older {
+                                    if let Some(old) = o.file(name).as_ref().and_then(|b| b.get(r.clone())) {
+                                        versions.insert(old.to_vec());
+                                    }
+                                }
+                                for v in versions {
+                                    replace(v, "");
+                                }
+                            }
+                            _ => {
+                                let other = of((s + 1 + random.below(8) as usize) % sectors);
+                                if other.len() == r.len() && bytes[other.clone()] != bytes[r.clone()] {
+                                    let mut changed = bytes.clone();
+                                    changed[r.clone()].copy_from_slice(&bytes[other.clone()]);
+                                    changed[other.clone()].copy_from_slice(&bytes[r.clone()]);
+                                    let image = self.image.with_file(name, &changed);
+                                    visit(name, "", r.start as u64, image, tail(&r) || tail(&other));
+                                }
+                            }
+                        }
+                    }
+                }
+                Damage::OlderPage | Damage::Misdirected if role(name) == "data" => {
+                    for at in (0..bytes.len() / page).map(|p| p * page) {
+                        let r = at..at + page;
+                        if damage == Damage::OlderPage {
+                            let mut versions = BTreeSet::new();
+                            for o in &self.older {
+                                if let Some(old) = o.file(name).as_ref().and_then(|b| b.get(r.clone())) {
+                                    versions.insert(old.to_vec());
+                                }
+                            }
+                            for v in versions.into_iter().filter(|v| v[..] != bytes[r.clone()]) {
+                                visit(name, "", at as u64, touch(at, &v), false);
+                            }
+                        } else {
+                            for to in (0..bytes.len() / page).map(|p| p * page).filter(|to| *to != at) {
+                                if bytes[to..to + page] != bytes[r.clone()] {
+                                    visit(name, "to", to as u64, touch(to, &bytes[r.clone()]), false);
+                                }
+                            }
+                        }
+                    }
+                }
+                Damage::OlderPage | Damage::Misdirected => {}
+                Damage::Truncated => {
+                    for cut in (0..bytes.len()).step_by(SECTOR * stride.min(8)) {
+                        let image = self.image.with_file(name, &bytes[..cut]);
+                        visit(name, "", cut as u64, image, tail(&(cut..bytes.len())));
+                    }
+                }
+                Damage::Removed => {
+                    visit(name, "", 0, self.image.without_file(name), tail(&(0..bytes.len())));
+                }
+                Damage::OlderFile => {
+                    for (i, o) in self.older.iter().enumerate() {
+                        if let Some(old) = o.file(name).filter(|old| old != bytes) {
+                            let image = self.image.with_file(name, &old);
+                            visit(name, "as of moment", i as u64, image, tail(&(0..bytes.len())));
+                        }
+                    }
+                }
+                Damage::OlderPair => {
+                    if name == "control" {
+                        continue;
+                    }
+                    for (i, o) in self.older.iter().enumerate() {
+                        if let (Some(control), Some(old)) = (o.file("control"), o.file(name)) {
+                            let image = self.image.with_file("control", &control).with_file(name, &old);
+                            visit(name, "as of moment", i as u64, image, tail(&(0..bytes.len())));
+                        }
+                    }
+                }
+                Damage::Foreign => {
+                    if let Some(other) = self.foreign.file(name).filter(|o| o != bytes) {
+                        let image = self.image.with_file(name, &other);
+                        visit(name, "", 0, image, tail(&(0..bytes.len())));
+                    }
+                }
+            }
+        }
+        for (role, n) in unread {
+            table.count(damage, role, &Outcome::Unread, n);
+        }
+        table
+    }
+}
+
+/// The image in which everything pending survived.
+fn survivor(image: &Image) -> Image {
+    image.decided(&|_, options| options - 1)
+}
+
+/// A disk that notes which sectors are read.
+#[derive(Debug)]
+struct Spy {
+    disk: SimDisk,
+    read: Arc<Mutex<BTreeMap<String, BTreeSet<u64>>>>,
+}
+
+#[derive(Debug)]
+struct SpyFile {
+    name: String,
+    file: Arc<dyn DiskFile>,
+    read: Arc<Mutex<BTreeMap<String, BTreeSet<u64>>>>,
+}
+
+impl Disk for Spy {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(name, mode)?;
+        Ok(Arc::new(SpyFile { name: name.to_owned(), file, read: self.read.clone() }))
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        // What is read under the new name was stored under the old one.
+        let mut read = self.read.lock();
+        if let Some(file) = self.disk.exists(from)?.then(|| from.to_owned()) {
+            let all: BTreeSet<u64> = (0..1 << 14).collect();
+            read.entry(file).or_default().extend(all);
+        }
+        drop(read);
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.disk.exists(name)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn lock(&self, name: &str) -> io::Result<Box<dyn DiskLock>> {
+        self.disk.lock(name)
+    }
+    fn describe(&self) -> String {
+        self.disk.describe()
+    }
+}
+
+impl DiskFile for SpyFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let end = offset + buf.len() as u64;
+        let sectors = offset / SECTOR as u64..end.div_ceil(SECTOR as u64);
+        self.read.lock().entry(self.name.clone()).or_default().extend(sectors);
+        self.file.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, buf)
+    }
+    fn write_vectored_at(&self, offset: u64, bufs: &[&[u8]]) -> io::Result<()> {
+        self.file.write_vectored_at(offset, bufs)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.allocate(offset, len)
+    }
+    fn bypasses_cache(&self) -> bool {
+        self.file.bypasses_cache()
+    }
+    fn drop_cache(&self) -> io::Result<()> {
+        self.file.drop_cache()
+    }
+}
+
+/// Sweeps a small database of this kit, closed properly or not, on several threads. Returns the table and the size of the
+/// database in bytes.
+///
+/// # Errors
+/// A sentence, if the scenario does not run.
+pub fn run(
+    kit: &crate::campaign::Kit,
+    seed: u64,
+    closed: bool,
+    stride: usize,
+    threads: usize,
+    cases: &AtomicU64,
+    stop: &AtomicBool,
+) -> Result<(Table, u64), String> {
+    let config = kit.workload.config(seed);
+    let mut ops = kit.workload.operations(seed, 40);
+    // What is open at the end is rolled back: the sweep wants one right answer.
+    let open: BTreeSet<_> = ops.iter().filter_map(Op::txn).collect();
+    ops.extend(open.into_iter().map(|txn| Op::Rollback { txn }));
+    if !closed {
+        // Acknowledged work that only the log holds.
+        ops.extend(kit.workload.afterwards());
+    }
+    let foreign = kit.workload.operations(seed ^ 0xF0, 20);
+    let foreign = {
+        let other = kit.engine.stranger();
+        let engine = other.as_deref().unwrap_or(&*kit.engine);
+        let start = newborn(engine, &config, Persistence::Posix).map_err(|f| f.to_string())?;
+        let run = crate::run::run(engine, &config, Persistence::Posix, Some(&start), &foreign, &|_| {});
+        run.disk.kept()
+    };
+    let patient = Patient::new(&*kit.engine, &config, foreign, &ops, closed)?;
+    let next = AtomicU64::new(0);
+    let total = Mutex::new(Table::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while let Some(damage) = Damage::ALL.get(next.fetch_add(1, Relaxed) as usize) {
+                    let table = patient.sweep(*damage, stride, cases, stop);
+                    total.lock().add(table);
+                }
+            });
+        }
+    });
+    Ok((total.into_inner(), patient.bytes()))
+}
