@@ -255,14 +255,12 @@ impl Log {
     fn tidy(&self, grow: &mut Grow) -> Result<()> {
         let io = |e| Error::io("tidying the log's directory", e).with_file(segment::DIR);
         let oldest = self.oldest.load(SeqCst);
-        for first in segment::list(&*self.disk)? {
-            if first < oldest {
-                self.disk.remove(&segment::name(first)).map_err(io)?;
-            }
-        }
-        for plain in self.disk.list(segment::DIR).map_err(io)? {
+        let mut names = self.disk.list(segment::DIR).map_err(io)?;
+        names.sort_unstable();
+        for plain in names {
             let name = format!("{}/{plain}", segment::DIR);
-            if name == segment::MAKING {
+            let released = segment::parse(&plain).is_some_and(|first| first < oldest);
+            if released || name == segment::MAKING {
                 self.disk.remove(&name).map_err(io)?;
             } else if plain.starts_with("free-") {
                 let file = self.disk.open(&name, OpenMode::default()).map_err(io)?;
