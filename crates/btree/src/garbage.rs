@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 
-/// Pages that one batch frees at most.
+/// Pages that one batch frees at most; in a small pool an eighth of the frames.
 const BATCH: usize = 16;
 /// Rows that one look at the garbage tree takes.
 const ROWS: usize = 64;
@@ -308,6 +308,11 @@ impl Garbage {
         Ok(())
     }
 
+    /// Pages of one batch: all of them, and as many map pages, are pinned at once (BUF-FRAMES).
+    fn batch(&self) -> usize {
+        (self.btree.txns().pool().options().frames / 8).clamp(2, BATCH)
+    }
+
     /// The next batch of a chain's row.
     fn chain_batch(&self, head: PageId, next: Option<PageId>) -> Result<Batch> {
         let (mut free, next) = self.chain_pages(head, next)?;
@@ -327,7 +332,7 @@ impl Garbage {
         };
         let mut pages = Vec::new();
         let mut position = 0;
-        while let Some(id) = at.filter(|_| pages.len() < BATCH - 1) {
+        while let Some(id) = at.filter(|_| pages.len() < self.batch() - 1) {
             let page = parse(id, &pool.shared(id)?, head)?;
             if page.position <= position {
                 let what = format!("overflow chain {head} goes back to byte {}", page.position);
@@ -394,7 +399,7 @@ impl Garbage {
         after.path[up] += 1;
         // And the leaves beside it that own no chain.
         if matches!(node, DeadNode::Leaf(_)) {
-            for child in parent.iter().skip(usize::from(after.path[up])).take(BATCH - 1) {
+            for child in parent.iter().skip(usize::from(after.path[up])).take(self.batch() - 1) {
                 match self.dead_node(tree, *child)? {
                     DeadNode::Leaf(chains) if next_chain(&chains, 0).is_none() => free.push(*child),
                     _ => break,

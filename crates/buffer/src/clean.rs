@@ -161,7 +161,7 @@ impl Pool {
     fn batch_limit(&self) -> usize {
         let in_ring = match self.image_cost() {
             0 => usize::MAX,
-            cost => (self.log.options().ring_bytes as u64 / 4 / cost).max(1) as usize,
+            cost => (self.ring.images / cost).max(1) as usize,
         };
         self.options.batch_pages.min(in_ring)
     }

@@ -5,12 +5,13 @@
 //! written; it moves into the frame's account when the page becomes dirty. So (`BUF-CAP`) dirty pages never exceed what
 //! the log has room to image, and readers always find clean frames.
 //!
-//! `BUF-RING`: outstanding credits hold at most half of the ring, system operations apart. A thread with a credit may
-//! wait for a frame, and so for the cleaner, which needs ring space for images: that space must not all be in the hands
-//! of those who wait for it.
+//! `BUF-RING`: outstanding credits hold at most half of the ring, or one that is alone what [`RingShares`] allows. A
+//! thread with a credit may wait for a frame, and so for the cleaner, which needs ring space for images: that space must
+//! not all be in the hands of those who wait for it.
 use crate::Pool;
 use crate::frame::Frame;
 use crate::patience::Patience;
+use crate::pool::IMAGE_EXTRA;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Credit;
 use hamal_trace::WriteReason;
@@ -19,6 +20,40 @@ use std::sync::atomic::Ordering::*;
 
 /// How often a system operation tries to make room before it goes beyond the caps: it must not fail for them.
 const SYSTEM_TRIES: u32 = 200;
+
+/// How the ring is shared out (`BUF-RING`). What may be held by somebody who waits for another share adds up to no more
+/// than the ring: credits of changes, one batch of images, one credit taken of the log directly (a chunk of a
+/// checkpoint's tables, the record that ends a transaction), padding and a seal.
+#[derive(Clone, Copy, Debug)]
+pub struct RingShares {
+    /// Credits of changes all together.
+    pub changes: u64,
+    /// The credit of a change that is alone.
+    pub one_change: u64,
+    /// Images of one batch of the cleaner.
+    pub images: u64,
+}
+
+impl RingShares {
+    /// The shares in a ring of `ring` bytes, or `None` if it is too small: a change must be able to log the longest
+    /// record, and the cleaner one image. `pad` is that of the log.
+    pub fn of(ring: u64, page_size: usize, max_record: usize, pad: usize) -> Option<RingShares> {
+        let changes = ring / 2;
+        let images = (ring / 4).max(page_size as u64 + IMAGE_EXTRA);
+        let direct = Self::direct(ring) + DIRECT_EXTRA;
+        let one_change = ring.checked_sub(images + direct + 2 * pad as u64)?;
+        let fits = changes.max(max_record as u64) <= one_change;
+        fits.then_some(RingShares { changes, one_change, images })
+    }
+
+    /// The most bytes of data in a record for which credit is taken of the log directly.
+    pub fn direct(ring: u64) -> u64 {
+        ring / 16
+    }
+}
+
+/// What such a record takes beside its data, generously.
+const DIRECT_EXTRA: u64 = 256;
 
 /// Credit for a logged change: log space for the records and for the images that the pages it dirties will owe.
 /// Taken before the first latch; what is left is given back on drop.
@@ -120,13 +155,10 @@ impl Pool {
         pages: usize,
         system: bool,
     ) -> Result<OpCredit<'_>> {
-        let room = self.admit(record_bytes, pages as u64, system)?;
+        let room = self.admit(record_bytes + undo_bytes, pages as u64, system)?;
         let images = room.tokens * self.image_cost();
-        let mut log = self.log.credit(record_bytes + undo_bytes + images, system)?;
-        if images != 0 {
-            // Images are appended by the cleaner, on ring space of its own: keep only the log space (BUF-RING).
-            log.take(images);
-        }
+        // Images are appended by the cleaner, on ring space of its own: only log space is kept for them (BUF-RING).
+        let log = self.log.credit_and_reserve(record_bytes + undo_bytes, images, system)?;
         Ok(room.into_credit(log))
     }
 
@@ -143,8 +175,9 @@ impl Pool {
                 self.log.credit_from(reserve, record_bytes).inspect_err(|_| self.log.give_back(images))?
             }
             Err(e) if e.kind() == ErrorKind::NoSpace && *reserve >= record_bytes + images => {
-                let mut log = self.log.credit_from(reserve, record_bytes + images)?;
-                log.take(images);
+                // Log space is log space, whatever it was reserved for.
+                let log = self.log.credit_from(reserve, record_bytes)?;
+                *reserve -= images;
                 log
             }
             Err(e) => return Err(e),
@@ -154,10 +187,7 @@ impl Pool {
 
     /// Reserves log space for images, beyond the limit if need be.
     pub(crate) fn reserve_images(&self, bytes: u64) -> Result<()> {
-        if bytes != 0 {
-            self.log.credit(bytes, true)?.take(bytes);
-        }
-        Ok(())
+        if bytes == 0 { Ok(()) } else { self.log.reserve(bytes, true) }
     }
 
     fn admit(&self, ring: u64, tokens: u64, system: bool) -> Result<Admitted<'_>> {
@@ -168,7 +198,11 @@ impl Pool {
                 Error::new(ErrorKind::Limit, m).with_help("Configure more frames or a larger image share")
             );
         }
-        let ring_cap = self.log.options().ring_bytes as u64 / 2;
+        let shares = self.ring;
+        if ring > shares.one_change {
+            let m = format!("a change of {ring} log bytes with a ring that takes {}", shares.one_change);
+            return Err(Error::new(ErrorKind::Limit, m).with_help("Open the database with a larger ring"));
+        }
         let mut patience = Patience::new();
         loop {
             self.check()?;
@@ -177,8 +211,10 @@ impl Pool {
             let room = Admitted { pool: self, tokens, ring };
             let over_dirty = tokens != 0 && self.dirty.load(SeqCst) + promised > cap;
             // One that is alone may have more than its share.
-            let over_ring = used > ring_cap && used > ring;
-            if !over_dirty && !over_ring || system && patience.beyond(SYSTEM_TRIES) {
+            // Also for the system: beyond its share of the ring it might wait for a frame that waits for the rest. Shares
+            // come back soon: who has one waits for frames and latches only.
+            let over_ring = used > shares.changes && used > ring;
+            if !over_ring && (!over_dirty || system && patience.beyond(SYSTEM_TRIES)) {
                 return Ok(room);
             }
             drop(room);
@@ -189,7 +225,11 @@ impl Pool {
                 continue;
             }
             patience.wait(
-                "too many pages are dirty and none of them can be written",
+                if over_dirty {
+                    "too many pages are dirty and none of them can be written"
+                } else {
+                    "the changes of other threads have used the log's ring up for very long"
+                },
                 "Configure more frames, or keep pages latched for a shorter time",
             )?;
         }

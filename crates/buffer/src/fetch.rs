@@ -9,7 +9,17 @@ use crate::{ExclusivePage, Need, Pin, Pool, SharedPage, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_page::{Lsn, PageFault, PageId, header};
 use hamal_trace::{Event, WriteReason};
+use parking_lot::MutexGuard;
 use std::sync::atomic::Ordering::*;
+
+/// Tries for a frame before others get a chance at those that one has.
+const SOON: u32 = 80;
+
+/// The right to wait for frames with pins held; given back on drop. See [`Pool::frame_turn`].
+#[derive(Debug)]
+pub struct FrameTurn<'p> {
+    _turn: MutexGuard<'p, ()>,
+}
 
 impl Pool {
     /// The page under a shared latch, read from disk if need be. The caller holds no latch.
@@ -97,6 +107,25 @@ impl Pool {
     /// # Errors
     /// As [`Pool::shared`].
     pub fn fetch(&self, id: PageId) -> Result<Pin<'_>> {
+        self.fetch_within(id, u32::MAX)?.ok_or_else(|| Error::internal("BUF-FRAMES: patience without end"))
+    }
+
+    /// As [`Pool::fetch`], but `None` if no frame can be had soon. Who holds pins asks in this way: two who wait for each
+    /// other's frames would wait in vain. It lets its pins go, takes a [`Pool::frame_turn`] and begins again (`BUF-FRAMES`).
+    ///
+    /// # Errors
+    /// As [`Pool::shared`].
+    pub fn fetch_soon(&self, id: PageId) -> Result<Option<Pin<'_>>> {
+        self.fetch_within(id, SOON)
+    }
+
+    /// Waits until nobody else has the turn. Who has it may hold pins while it waits for frames, as the only one. Taken with no
+    /// latch and no pin held.
+    pub fn frame_turn(&self) -> FrameTurn<'_> {
+        FrameTurn { _turn: self.frame_turn.lock() }
+    }
+
+    fn fetch_within(&self, id: PageId, tries: u32) -> Result<Option<Pin<'_>>> {
         loop {
             self.check()?;
             match self.xlat.get(id) {
@@ -105,13 +134,17 @@ impl Pool {
                     let guard = self.region.read(frame);
                     if guard.desc().holds(id) {
                         guard.desc().pin();
-                        return Ok(Pin { pool: self, frame, id });
+                        return Ok(Some(Pin { pool: self, frame, id }));
                     }
                 }
                 Entry::Absent => {
-                    if let Some(guard) = self.load(id)? {
+                    if id.0 >= self.file_pages() {
+                        return Err(self.corrupt(id, "the page lies beyond the end of the data file"));
+                    }
+                    let Some(frame) = self.take_frame_within(tries)? else { return Ok(None) };
+                    if let Some(guard) = self.load_into(id, frame)? {
                         guard.desc().pin();
-                        return Ok(Pin { pool: self, frame: guard.frame(), id });
+                        return Ok(Some(Pin { pool: self, frame: guard.frame(), id }));
                     }
                 }
             }
@@ -173,12 +206,13 @@ impl Pool {
         claimed
     }
 
-    /// Reads the page into a frame; `None` if another thread was faster. On success the exclusive latch is held.
-    pub(crate) fn load(&self, id: PageId) -> Result<Option<WriteGuard<'_, Frame>>> {
-        if id.0 >= self.file_pages() {
-            return Err(self.corrupt(id, "the page lies beyond the end of the data file"));
-        }
-        let mut guard = self.take_frame()?;
+    /// Reads the page into a frame (latched, bound to nothing); `None` if another thread was faster. On success the
+    /// exclusive latch is held.
+    fn load_into<'p>(
+        &'p self,
+        id: PageId,
+        mut guard: WriteGuard<'p, Frame>,
+    ) -> Result<Option<WriteGuard<'p, Frame>>> {
         if !self.claim(id, &guard)? {
             return Ok(None);
         }
@@ -242,21 +276,30 @@ impl Pool {
 
     /// A frame bound to nothing, exclusively latched. The caller holds no latch: this may write pages to find one.
     pub(crate) fn take_frame(&self) -> Result<WriteGuard<'_, Frame>> {
+        let frame = self.take_frame_within(u32::MAX)?;
+        frame.ok_or_else(|| Error::internal("BUF-FRAMES: patience without end"))
+    }
+
+    /// The same; `None` if so many tries in a row were in vain.
+    fn take_frame_within(&self, tries: u32) -> Result<Option<WriteGuard<'_, Frame>>> {
         let mut patience = Patience::new();
         loop {
             self.check()?;
             let free = self.free.lock().pop();
             if let Some(frame) = free {
                 // At most a thread that followed an old translation holds the latch, for a moment.
-                return Ok(self.region.write(frame));
+                return Ok(Some(self.region.write(frame)));
             }
             if let Some(guard) = self.evict() {
-                return Ok(guard);
+                return Ok(Some(guard));
             }
             // Readers take only clean frames: write some back, or let who is doing it finish.
             if self.dirty.load(SeqCst) != 0 && self.clean_or_wait(WriteReason::Evict)? {
                 patience.reset();
                 continue;
+            }
+            if patience.beyond(tries) {
+                return Ok(None);
             }
             patience.wait(
                 "no frame is free: all pages in memory are latched, pinned or cannot be written",

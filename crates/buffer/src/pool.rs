@@ -1,5 +1,5 @@
 //! The pool itself: what it is made of, and its counters.
-use crate::Managers;
+use crate::{Managers, RingShares};
 use crate::clean::Cleaner;
 use crate::frame::Frame;
 use crate::region::Region;
@@ -14,12 +14,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
+/// The fewest frames of a pool (`BUF-FRAMES`).
+pub const MIN_FRAMES: usize = 24;
+
 /// Options of a [`Pool`]; validated by the facade.
 #[derive(Clone, Debug)]
 pub struct PoolOptions {
     /// Page size in bytes.
     pub page_size: usize,
-    /// Frames: the hard cap of the pool's memory in pages. At least 64.
+    /// Frames: the hard cap of the pool's memory in pages. At least [`MIN_FRAMES`].
     pub frames: usize,
     /// Log an image of a page before it is written in place (rule W). Off only for devices that write a page
     /// atomically.
@@ -67,7 +70,7 @@ pub(crate) struct Counters {
 pub(crate) const DATA: &str = "data";
 
 /// Log bytes that an image takes beside the page's own: record header, image head, its share of seals and padding.
-const IMAGE_EXTRA: u64 = 256;
+pub(crate) const IMAGE_EXTRA: u64 = 256;
 
 /// The buffer pool. Shared by all threads.
 pub struct Pool {
@@ -76,10 +79,13 @@ pub struct Pool {
     pub(crate) log: Arc<Log>,
     pub(crate) managers: Managers,
     pub(crate) trace: Trace,
+    pub(crate) ring: RingShares,
     pub(crate) region: Region<Frame>,
     pub(crate) xlat: Translation,
     /// Frames that are bound to no page. A frame is in here, bound, or exclusively latched by who is about to bind it.
     pub(crate) free: Mutex<Vec<u32>>,
+    /// See [`Pool::frame_turn`].
+    pub(crate) frame_turn: Mutex<()>,
     /// The clock's hand.
     pub(crate) hand: AtomicU64,
     /// The page with the highest pageLSN that was ever written, for the control file (BUF-WITNESS).
@@ -125,10 +131,13 @@ impl Pool {
             let m = format!("page size {} is not a power of two from 4096 to 65536", options.page_size);
             return Err(Error::new(ErrorKind::InvalidOption, m));
         }
-        if options.frames < 64 || options.batch_pages == 0 {
-            let m = "a pool needs at least 64 frames and batches of at least one page";
+        if options.frames < MIN_FRAMES || options.batch_pages == 0 {
+            let m = format!("a pool needs at least {MIN_FRAMES} frames and batches of at least one page");
             return Err(Error::new(ErrorKind::InvalidOption, m));
         }
+        let o = log.options();
+        let ring = RingShares::of(o.ring_bytes as u64, options.page_size, o.max_record, o.pad)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidOption, "the log's ring is too small for the pages"))?;
         let region = Region::new(options.frames, options.page_size, Frame::new).map_err(|e| {
             let m = format!("no memory for {} frames of {} bytes: {e}", options.frames, options.page_size);
             Error::new(ErrorKind::Limit, m).with_help("Configure a smaller pool")
@@ -142,9 +151,11 @@ impl Pool {
             log,
             managers,
             trace,
+            ring,
             region,
             xlat: Translation::new(),
             free: Mutex::new(free),
+            frame_turn: Mutex::new(()),
             hand: AtomicU64::new(0),
             witness: Mutex::new((Lsn::NULL, PageId(0))),
             begun: AtomicU64::new(0),

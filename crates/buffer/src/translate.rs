@@ -2,7 +2,9 @@
 //!
 //! One atomic word per page of the data file, in chunks that are allocated when a page of theirs is first read. Zero
 //! means "not in memory"; else the word is the frame's number plus one, with the top bit set while the page is being
-//! read. A look-up is two dependent loads and no hashing. The word is a hint with one promise (`BUF-XLAT`): *at most one
+//! read. A look-up is a few loads, of which only the last is likely to miss the processor's cache, and no hashing. The
+//! chunks of the first pages are small and double in size, and the directory of all others is made with the first of
+//! them: a small database has a small array, and making and dropping it costs nothing to speak of. The word is a hint with one promise (`BUF-XLAT`): *at most one
 //! frame is bound to a page id at a time, and a frame bound to a page is named by that page's word*. It becomes non-zero
 //! only by the compare-and-swap in [`Translation::claim`], and zero only by the holder of the frame's exclusive latch.
 //! Whoever follows it latches the frame and then checks the frame's own page id.
@@ -13,7 +15,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const CHUNK_BITS: u32 = 16;
 const CHUNKS: usize = 1 << 16;
+/// The first of the small chunks has so many words (as a power of two); each later one has as many as all before it.
+const FIRST_BITS: u32 = 6;
+const SMALL: usize = (CHUNK_BITS - FIRST_BITS) as usize + 1;
 const LOADING: u64 = 1 << 63;
+
+/// Words of neighbouring pages.
+type Chunk = OnceLock<Box<[AtomicU64]>>;
+
+fn words(n: usize) -> Box<[AtomicU64]> {
+    (0..n).map(|_| AtomicU64::new(0)).collect()
+}
 
 /// What the array says about a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,20 +40,39 @@ pub(crate) enum Entry {
 
 /// The array.
 pub(crate) struct Translation {
-    chunks: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    /// Of the first `1 << CHUNK_BITS` pages.
+    small: [Chunk; SMALL],
+    /// Of all others; the first chunk stays empty.
+    large: OnceLock<Box<[Chunk]>>,
 }
 
 impl Translation {
     pub(crate) fn new() -> Self {
-        Translation { chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect() }
+        Translation { small: Default::default(), large: OnceLock::new() }
     }
 
     /// Page ids that the array has room for.
     pub(crate) const PAGES: u64 = (CHUNKS as u64) << CHUNK_BITS;
 
+    /// Which of the small chunks holds the word of a page below `1 << CHUNK_BITS`, where in it, and how long the chunk is.
+    fn place(id: u64) -> (usize, usize, usize) {
+        let n = (u64::BITS - (id >> FIRST_BITS).leading_zeros()) as usize;
+        match n {
+            0 => (0, id as usize, 1 << FIRST_BITS),
+            n => {
+                let len = 1usize << (FIRST_BITS as usize + n - 1);
+                (n, id as usize - len, len)
+            }
+        }
+    }
+
     fn word(&self, id: PageId) -> Option<&AtomicU64> {
+        if id.0 >> CHUNK_BITS == 0 {
+            let (chunk, at, _) = Self::place(id.0);
+            return self.small[chunk].get().map(|c| &c[at]);
+        }
         let chunk = usize::try_from(id.0 >> CHUNK_BITS).ok()?;
-        self.chunks.get(chunk)?.get().map(|c| &c[(id.0 & ((1 << CHUNK_BITS) - 1)) as usize])
+        self.large.get()?.get(chunk)?.get().map(|c| &c[(id.0 & ((1 << CHUNK_BITS) - 1)) as usize])
     }
 
     /// Where the page is. Total: a page id from a damaged page is answered with `Absent`.
@@ -57,15 +88,31 @@ impl Translation {
 
     /// Binds the page to a frame whose exclusive latch the caller holds, as being read. `false`: another frame was faster.
     pub(crate) fn claim(&self, id: PageId, frame: u32) -> Result<bool> {
-        let chunk =
-            usize::try_from(id.0 >> CHUNK_BITS).ok().and_then(|c| self.chunks.get(c)).ok_or_else(|| {
-                Error::new(ErrorKind::Limit, format!("the data file can have at most {} pages", Self::PAGES))
-                    .with_page(id)
-            })?;
-        let words = chunk.get_or_init(|| (0..1usize << CHUNK_BITS).map(|_| AtomicU64::new(0)).collect());
-        let word = &words[(id.0 & ((1 << CHUNK_BITS) - 1)) as usize];
+        let word = match self.word(id) {
+            Some(word) => word,
+            None => {
+                self.make_room(id)?;
+                self.word(id).ok_or_else(|| Error::internal("BUF-XLAT: a page without a word"))?
+            }
+        };
         let new = (u64::from(frame) + 1) | LOADING;
         Ok(word.compare_exchange(0, new, Ordering::AcqRel, Ordering::Acquire).is_ok())
+    }
+
+    /// Makes the chunk that holds the page's word.
+    fn make_room(&self, id: PageId) -> Result<()> {
+        if id.0 >= Self::PAGES {
+            let m = format!("the data file can have at most {} pages", Self::PAGES);
+            return Err(Error::new(ErrorKind::Limit, m).with_page(id));
+        }
+        if id.0 >> CHUNK_BITS == 0 {
+            let (chunk, _, len) = Self::place(id.0);
+            self.small[chunk].get_or_init(|| words(len));
+        } else {
+            let large = self.large.get_or_init(|| (0..CHUNKS).map(|_| OnceLock::new()).collect());
+            large[(id.0 >> CHUNK_BITS) as usize].get_or_init(|| words(1 << CHUNK_BITS));
+        }
+        Ok(())
     }
 
     /// The page has been read. The caller holds the frame's exclusive latch.
@@ -88,9 +135,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_page_has_a_word_of_its_own() {
+        let t = Translation::new();
+        for id in 0..140_000 {
+            assert_eq!(t.get(PageId(id)), Entry::Absent);
+            assert!(t.claim(PageId(id), id as u32).unwrap());
+        }
+        for id in 0..140_000 {
+            assert_eq!(t.get(PageId(id)), Entry::Loading(id as u32));
+        }
+    }
+
+    #[test]
     fn one_frame_per_page() {
         let t = Translation::new();
-        for id in [0, 1, 65_535, 65_536, 1 << 31] {
+        for id in [0, 1, 63, 64, 127, 128, 32_767, 32_768, 65_535, 65_536, 131_071, 1 << 31] {
             let id = PageId(id);
             assert_eq!(t.get(id), Entry::Absent);
             assert!(t.claim(id, 7).unwrap());

@@ -9,6 +9,7 @@
 //! 6. release the log below what both slots need.
 
 use crate::{CheckpointData, CheckpointEnd, Chunk, Control, ControlFile};
+use hamal_buffer::RingShares;
 use hamal_error::Result;
 use hamal_log::{Log, RecordKind, RecordSpec, TxnRef};
 use hamal_page::{Lsn, PageId, RmId};
@@ -100,7 +101,8 @@ impl Checkpointer {
         self.trace.emit(|| Event::CheckpointSync);
 
         // Step 4 (CKP-4).
-        let chunk_bytes = log.options().max_record / 2;
+        let most = RingShares::direct(log.options().ring_bytes as u64) as usize;
+        let chunk_bytes = (log.options().max_record / 2).min(most);
         for chunk in Chunk::cut(&data, begin, chunk_bytes) {
             self.append(log, RecordKind::CheckpointChunk, &chunk)?;
         }

@@ -187,7 +187,15 @@ impl Database {
         let flushed = core.flush_step()?;
         let cleaned = core.clean_step()? > 0;
         let checkpointed = core.checkpoint_step(false)?;
-        let collected = core.collect_step()?;
+        // Garbage may wait until a transaction that holds the log has ended; but room that can be made is made for it.
+        let full = |e: &Error| e.kind() == ErrorKind::LogFull;
+        let collected = match core.collect_step() {
+            Err(e) if full(&e) => {
+                core.relieve()?;
+                core.collect_step().or_else(|e| if full(&e) { Ok(false) } else { Err(e) })?
+            }
+            done => done?,
+        };
         Ok(flushed || cleaned || checkpointed || collected)
     }
 

@@ -11,7 +11,7 @@ use hamal_buffer::{Pool, PoolOptions};
 use hamal_checkpoint::{CheckpointEnd, Checkpointer, Control, ControlFile, ManagerEntry};
 use hamal_disk::{DiskFile, DiskLock, OpenMode, OverlayDisk};
 use hamal_error::Poison;
-use hamal_log::{Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end, rewrite_segments};
+use hamal_log::{Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments};
 use hamal_page::{DbId, Lsn, PageId, RmId};
 use hamal_recovery::{ProgressFn, RestartContext, restart};
 use hamal_space::{SPACE_RM, Space, SpaceManager};
@@ -456,12 +456,15 @@ fn wire(
     trace.emit(|| Event::PhaseBegin { phase: Phase::FindEnd, from: control.checkpoint_begin });
     let identity = LogIdentity { db: control.db, timeline: control.timeline };
     let log_options = settings.log.clone();
-    let end = find_end(&disk, &log_options, identity, control.checkpoint_begin, control.checkpoint_end)?;
+    let (end, mut reader) =
+        find_end_and_read(&disk, identity, control.checkpoint_begin, control.checkpoint_end)?;
     trace.emit(|| Event::LogEnd { end: end.end, verdict: verdict_name(&end.verdict) });
-    let mut reader = LogReader::open(&disk, identity, &end)?;
     // What follows the checkpoint was read from somewhere; make sure that it is on the device before anything relies on
     // it (T4). The checkpoint itself was durable before the control file named it.
-    if reader.read(control.checkpoint_end)?.is_some() && rewrite_segments(&disk, control.keep_from)? > 0 {
+    if !reader.bypasses_cache()
+        && reader.read(control.checkpoint_end)?.is_some()
+        && rewrite_segments(&disk, control.keep_from)? > 0
+    {
         reader = LogReader::open(&disk, identity, &end)?;
     }
     let find_end_seconds = started.elapsed().as_secs_f64();

@@ -1,6 +1,7 @@
 //! Options: the builder, and the one function that validates all of them.
 use crate::open::{self, How};
 use crate::{Database, Disk, Error, ErrorKind, RecoveryReport, Result};
+use hamal_buffer::{MIN_FRAMES, RingShares};
 use hamal_disk::{MemDisk, PosixDisk};
 use hamal_log::{LogOptions, SyncMethod};
 use hamal_page::{MAX_PAGE_SIZE, MIN_PAGE_SIZE};
@@ -135,17 +136,20 @@ impl Builder {
         /// Page size in bytes of a *new* database: a power of two from 4096 to 65536. Default 8192. An existing database
         /// keeps its own; opening it with another one set is an error.
         page_size(page_size: usize)
-        /// Memory for cached pages in bytes, a hard cap; at least 64 pages. Default 128 MiB.
+        /// Memory for cached pages in bytes, a hard cap; at least 24 pages. Default 128 MiB. With
+        /// fewer pages than the threads at work need, they wait for each other, and in the end get `Limit`.
         cache_bytes(cache_bytes: usize)
-        /// Bytes of one log file: a multiple of 4096 from 64 KiB to 1 GiB. Default 16 MiB.
+        /// Bytes of one log file: a multiple of 4096 from 8 KiB to 1 GiB. Default 16 MiB.
         log_segment_bytes(log.segment_bytes: u64)
-        /// Bytes of the log's ring buffer: a power of two, at least 16 records of three pages. Default 8 MiB.
+        /// Bytes of the log's ring buffer: a power of two, large enough for a record of three pages, an image and
+        /// their share of the rest: at least 32 KiB with pages of 4096 bytes, 64 KiB with 8192, 128 KiB with 16384, 256 KiB
+        /// with 32768, 512 KiB with 65536 (with 4096 as [`Builder::log_pad`] at least 64 KiB). Default 8 MiB.
         log_ring_bytes(log.ring_bytes: usize)
         /// Size of the log from which on changes fail with `LogFull` (rollback and checkpoints go on). At least eight
-        /// segments, four rings, and 256 pages. A quarter of it is the share of page images. Default 1 GiB.
+        /// segments, four rings, and 64 pages. A quarter of it is the share of page images. Default 1 GiB.
         log_limit_bytes(log.limit_bytes: u64)
         /// A checkpoint is taken when so many bytes have been logged since the last one: about what recovery has to read.
-        /// From 64 KiB to half of the log's limit. Default 64 MiB, or a quarter of the log's limit if that is less.
+        /// From 16 KiB to half of the log's limit. Default 64 MiB, or a quarter of the log's limit if that is less.
         checkpoint_log_bytes(checkpoint_log_bytes: u64)
         /// A checkpoint is taken after this time, if anything was logged. From 10 ms to 7 days. Default 5 minutes. Without
         /// background threads the clock is not looked at.
@@ -320,20 +324,20 @@ impl Builder {
         };
         let page = page_size as u64;
         let max_record = 3 * page_size + 4096;
-        let ring_low = (16 * max_record as u64).next_power_of_two();
+        let ring_low = ring_low(page_size, max_record, self.log.pad);
         let limit = self.log.limit_bytes;
-        let limit_low = (8 * self.log.segment_bytes).max(4 * self.log.ring_bytes as u64).max(256 * page);
+        let limit_low = (8 * self.log.segment_bytes).max(4 * self.log.ring_bytes as u64).max(64 * page);
         let checkpoint_log_bytes = self.checkpoint_log_bytes.unwrap_or((64 << 20).min(limit / 4));
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         const DAY: u64 = 86_400_000;
         // The page size first: the other bounds are made of it.
         let table = [
             Bounds("page_size", page, MIN_PAGE_SIZE as u64, MAX_PAGE_SIZE as u64, Form::PowerOfTwo),
-            Bounds("cache_bytes", self.cache_bytes as u64, 64 * page, 1 << 44, Form::Any),
-            Bounds("log_segment_bytes", self.log.segment_bytes, 64 << 10, 1 << 30, Form::Blocks),
+            Bounds("cache_bytes", self.cache_bytes as u64, MIN_FRAMES as u64 * page, 1 << 44, Form::Any),
+            Bounds("log_segment_bytes", self.log.segment_bytes, 8 << 10, 1 << 30, Form::Blocks),
             Bounds("log_ring_bytes", self.log.ring_bytes as u64, ring_low, 1 << 30, Form::PowerOfTwo),
             Bounds("log_limit_bytes", limit, limit_low, 1 << 50, Form::Any),
-            Bounds("checkpoint_log_bytes", checkpoint_log_bytes, 64 << 10, limit / 2, Form::Any),
+            Bounds("checkpoint_log_bytes", checkpoint_log_bytes, 16 << 10, limit / 2, Form::Any),
             Bounds("checkpoint_interval", millis(self.checkpoint_interval), 10, 7 * DAY, Form::Millis),
             Bounds("log_pad", self.log.pad as u64, 512, 4096, Form::PowerOfTwo),
             Bounds("flush_interval", millis(self.flush_interval), 0, 10_000, Form::Millis),
@@ -364,6 +368,12 @@ impl Builder {
             image_share_bytes: limit / 4,
         })
     }
+}
+
+/// The smallest ring that can be shared out so that nobody waits for a share for ever.
+fn ring_low(page_size: usize, max_record: usize, pad: usize) -> u64 {
+    let fits = |ring: &u64| RingShares::of(*ring, page_size, max_record, pad).is_some();
+    (14..=30).map(|bits| 1 << bits).find(fits).unwrap_or(1 << 30)
 }
 
 fn with_report(db: Database) -> (Database, RecoveryReport) {

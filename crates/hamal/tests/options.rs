@@ -29,16 +29,27 @@ fn bounds() {
     for bad in [0, 2048, 4095, 5000, 131_072] {
         refused(small().page_size(bad), "page_size");
     }
-    refused(small().cache_bytes(64 * 4096 - 1), "cache_bytes");
-    for bad in [0, (64 << 10) - 4096, (64 << 10) + 512, (1 << 30) + 4096] {
+    refused(small().cache_bytes(24 * 4096 - 1), "cache_bytes");
+    taken(small().cache_bytes(24 * 4096));
+    for bad in [0, 4096, (64 << 10) + 512, (1 << 30) + 4096] {
         refused(small().log_limit_bytes(1 << 40).log_segment_bytes(bad), "log_segment_bytes");
     }
-    for bad in [0, 128 << 10, (256 << 10) + 1, 2 << 30] {
+    for bad in [0, 16 << 10, (256 << 10) + 1, 2 << 30] {
         refused(small().log_limit_bytes(1 << 40).log_ring_bytes(bad), "log_ring_bytes");
     }
+    for (page, least) in [(4096, 32), (8192, 64), (16_384, 128), (32_768, 256), (65_536, 512)] {
+        let sized = |ring| small().page_size(page).cache_bytes(24 * page).log_ring_bytes(ring);
+        refused(sized(least << 9), "log_ring_bytes");
+        taken(sized(least << 10));
+    }
+    refused(small().log_pad(4096).log_ring_bytes(32 << 10), "log_ring_bytes");
+    taken(small().log_pad(4096).log_ring_bytes(64 << 10));
     refused(small().log_limit_bytes((1 << 20) - 1).checkpoint_log_bytes(64 << 10), "log_limit_bytes");
     taken(small().log_limit_bytes(1 << 20));
-    refused(small().checkpoint_log_bytes((64 << 10) - 1), "checkpoint_log_bytes");
+    let least = small().log_ring_bytes(32 << 10).log_segment_bytes(8 << 10).checkpoint_log_bytes(16 << 10);
+    refused(least.clone().log_limit_bytes((256 << 10) - 1), "log_limit_bytes");
+    taken(least.log_limit_bytes(256 << 10));
+    refused(small().checkpoint_log_bytes((16 << 10) - 1), "checkpoint_log_bytes");
     refused(small().checkpoint_log_bytes((4 << 20) + 1), "checkpoint_log_bytes");
     taken(small().checkpoint_log_bytes(4 << 20));
     refused(small().checkpoint_interval(Duration::from_millis(9)), "checkpoint_interval");

@@ -7,8 +7,8 @@
 //! LOG-3).
 use crate::files::{Files, Found};
 use crate::format::{SEAL_LEN, SECTOR, Seal, Seeds};
-use crate::reader::{CHUNK, READ_MODE};
-use crate::{LogIdentity, LogOptions, segment};
+use crate::reader::{CACHE, CHUNK, READ_MODE};
+use crate::{LogIdentity, LogOptions, LogReader, segment};
 use hamal_disk::Disk;
 use hamal_error::Result;
 use hamal_page::Lsn;
@@ -57,12 +57,36 @@ pub fn find_end(
     from: Lsn,
     proven: Lsn,
 ) -> Result<LogEnd> {
-    let seeds = Seeds::new(identity);
+    let mut files = open_files(disk, identity, from, 4 * CHUNK)?;
+    find(&mut files, Seeds::new(identity), from, proven)
+}
+
+/// [`find_end`], and a reader of everything below the end. What was read to find the end is not read again, as
+/// far as the reader's cache holds it.
+///
+/// # Errors
+/// As [`find_end`].
+pub fn find_end_and_read(
+    disk: &Arc<dyn Disk>,
+    identity: LogIdentity,
+    from: Lsn,
+    proven: Lsn,
+) -> Result<(LogEnd, LogReader)> {
+    let mut files = open_files(disk, identity, from, CACHE)?;
+    let end = find(&mut files, Seeds::new(identity), from, proven)?;
+    let reader = LogReader::over(files, end.end);
+    Ok((end, reader))
+}
+
+fn open_files(disk: &Arc<dyn Disk>, identity: LogIdentity, from: Lsn, cache: usize) -> Result<Files> {
     let segments = segment::open_chain(&**disk, identity, from.0, READ_MODE)?;
-    let mut files = Files::new(segments, seeds, CHUNK, 4 * CHUNK);
+    Ok(Files::new(segments, Seeds::new(identity), CHUNK, cache))
+}
+
+fn find(files: &mut Files, seeds: Seeds, from: Lsn, proven: Lsn) -> Result<LogEnd> {
     let mut start = from.0;
-    let mut before = seal_before(&mut files, start)?;
-    while let Some(seal) = group(&mut files, start, before)? {
+    let mut before = seal_before(files, start)?;
+    while let Some(seal) = group(files, start, before)? {
         start = seal.lsn + SEAL_LEN;
         before = Some(seal.crc);
     }
@@ -83,7 +107,7 @@ pub fn find_end(
             .corrupt(missing, "the newest log segment is missing: the log ends in the last one there is")
             .with_file(segment::name(missing)));
     }
-    let torn = later_seals(&mut files, seeds, start)?;
+    let torn = later_seals(files, seeds, start)?;
     let verdict = match torn {
         0 => Verdict::Clean,
         bytes => Verdict::TornTail { bytes },
@@ -139,26 +163,30 @@ fn group(files: &mut Files, start: u64, before: Option<u32>) -> Result<Option<Se
 /// can be recognised.
 fn later_seals(files: &mut Files, seeds: Seeds, x: u64) -> Result<u64> {
     let mut torn = 0;
-    let mut sector = vec![0; SECTOR as usize];
     let mut at = x;
-    while at < files.end() {
-        if !files.read(at, &mut sector, u64::MAX)? {
+    // A chunk at a time. Chunks, like `x` (a place where a group can start), begin on sectors, and end on them.
+    while let Some(piece) = files.piece(at, usize::MAX, u64::MAX)? {
+        if (piece.len() as u64) < SECTOR {
             break;
         }
-        let lsn = at + SECTOR - SEAL_LEN;
-        if let Some(seal) = Seal::decode(seeds, lsn, &sector[(SECTOR - SEAL_LEN) as usize..]) {
-            if seal.start > x {
-                let m = format!(
-                    "the log is damaged here: the seal at {lsn} proves it was durable up to {}",
-                    seal.start
-                );
-                return Err(files.corrupt(x, m));
-            }
-            if seal.start == x {
-                torn = at + SECTOR - x;
+        let mut proof = None;
+        for sector in piece.chunks_exact(SECTOR as usize) {
+            let lsn = at + SECTOR - SEAL_LEN;
+            let seal = Seal::decode(seeds, lsn, &sector[(SECTOR - SEAL_LEN) as usize..]);
+            at += SECTOR;
+            match seal {
+                Some(s) if s.start > x => {
+                    proof = Some((lsn, s.start));
+                    break;
+                }
+                Some(s) if s.start == x => torn = at - x,
+                _ => {}
             }
         }
-        at += SECTOR;
+        if let Some((lsn, start)) = proof {
+            let m = format!("the log is damaged here: the seal at {lsn} proves it was durable up to {start}");
+            return Err(files.corrupt(x, m));
+        }
     }
     let mut at = x;
     while let Found::Record(r) = files.at(at, u64::MAX)? {

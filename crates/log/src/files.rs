@@ -9,7 +9,6 @@ use crate::{Record, format};
 use hamal_disk::{AlignedBuf, read_exact_at};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_page::Lsn;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What lies at a position of LSN space.
@@ -25,6 +24,8 @@ pub(crate) enum Found {
 
 #[derive(Debug)]
 struct Chunk {
+    /// LSN of its first byte.
+    start: u64,
     bytes: AlignedBuf,
     /// How many bytes of it count.
     valid: usize,
@@ -36,7 +37,10 @@ struct Chunk {
 pub(crate) struct Files {
     pub(crate) segments: Vec<Arc<Segment>>,
     seeds: Seeds,
-    chunks: HashMap<u64, Chunk>,
+    /// In no order: there are a few dozen at most.
+    chunks: Vec<Chunk>,
+    /// Where in `chunks` the one is that was used last, if it is still there.
+    last: usize,
     chunk_bytes: u64,
     kept: usize,
     clock: u64,
@@ -49,7 +53,8 @@ impl Files {
         Files {
             segments,
             seeds,
-            chunks: HashMap::new(),
+            chunks: Vec::new(),
+            last: 0,
             chunk_bytes: chunk_bytes as u64,
             kept: (cache / chunk_bytes).max(2),
             clock: 0,
@@ -83,39 +88,56 @@ impl Files {
     pub(crate) fn read(&mut self, lsn: u64, out: &mut [u8], limit: u64) -> Result<bool> {
         let mut done = 0;
         while done < out.len() {
-            let at = lsn + done as u64;
-            let Some(segment) = self.segment(at).cloned() else { return Ok(false) };
-            let start = (at - segment.first) / self.chunk_bytes * self.chunk_bytes + segment.first;
-            let within = (at - start) as usize;
-            let want = (out.len() - done).min((self.chunk_bytes as usize) - within);
-            let want = want.min((segment.end() - at) as usize);
-            self.load(&segment, start, within + want, limit)?;
-            self.clock += 1;
-            let Some(chunk) = self.chunks.get_mut(&start) else {
-                return Err(Error::internal("a chunk of the log was dropped while in use"));
-            };
-            chunk.used = self.clock;
-            out[done..done + want].copy_from_slice(&chunk.bytes[within..within + want]);
-            done += want;
+            let want = out.len() - done;
+            let Some(piece) = self.piece(lsn + done as u64, want, limit)? else { return Ok(false) };
+            out[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
         }
         Ok(true)
     }
 
-    /// Makes sure that `need` bytes of the chunk at `start` are cached.
-    fn load(&mut self, segment: &Segment, start: u64, need: usize, limit: u64) -> Result<()> {
-        if self.chunks.get(&start).is_some_and(|c| c.valid >= need) {
-            return Ok(());
+    /// Between 1 and `most` bytes from `lsn` on, as many as lie in one chunk; `None` at the end of LSN space. As
+    /// [`Files::read`] for `limit`.
+    pub(crate) fn piece(&mut self, lsn: u64, most: usize, limit: u64) -> Result<Option<&[u8]>> {
+        self.clock += 1;
+        let within = |c: &Chunk| lsn.checked_sub(c.start).filter(|at| *at < c.valid as u64);
+        if let Some(at) = self.chunks.get(self.last).and_then(within)
+            && most <= self.chunks[self.last].valid - at as usize
+        {
+            self.chunks[self.last].used = self.clock;
+            return Ok(Some(&self.chunks[self.last].bytes[at as usize..at as usize + most]));
+        }
+        let Some(segment) = self.segment(lsn).cloned() else { return Ok(None) };
+        let start = (lsn - segment.first) / self.chunk_bytes * self.chunk_bytes + segment.first;
+        let at = (lsn - start) as usize;
+        let want = most.min(self.chunk_bytes as usize - at).min((segment.end() - lsn) as usize);
+        self.last = self.load(&segment, start, at + want, limit)?;
+        let chunk = &mut self.chunks[self.last];
+        chunk.used = self.clock;
+        Ok(Some(&chunk.bytes[at..at + want]))
+    }
+
+    /// Makes sure that `need` bytes of the chunk at `start` are cached; where in `chunks` it is.
+    fn load(&mut self, segment: &Segment, start: u64, need: usize, limit: u64) -> Result<usize> {
+        let cached = self.chunks.iter().position(|c| c.start == start);
+        if let Some(i) = cached
+            && self.chunks[i].valid >= need
+        {
+            return Ok(i);
         }
         let len = self.chunk_bytes.min(segment.end() - start) as usize;
-        let buffer = match self.chunks.remove(&start) {
-            Some(old) => Some(old.bytes),
+        let buffer = match cached {
+            Some(i) => Some(self.chunks.swap_remove(i).bytes),
             None if self.chunks.len() >= self.kept => {
-                let oldest = self.chunks.iter().min_by_key(|(_, c)| c.used).map(|(k, _)| *k);
-                oldest.and_then(|k| self.chunks.remove(&k)).map(|c| c.bytes)
+                let oldest = self.chunks.iter().enumerate().min_by_key(|(_, c)| c.used).map(|(i, _)| i);
+                oldest.map(|i| self.chunks.swap_remove(i).bytes)
             }
             None => None,
         };
-        let mut bytes = buffer.unwrap_or_else(|| AlignedBuf::new(self.chunk_bytes as usize));
+        // A small segment needs no more than itself.
+        let size = self.chunk_bytes.min(segment.capacity) as usize;
+        let buffer = buffer.filter(|b| b.len() >= size);
+        let mut bytes = buffer.unwrap_or_else(|| AlignedBuf::new(size));
         let offset = segment.offset(start);
         read_exact_at(&*segment.file, offset, &mut bytes[..len]).map_err(|e| {
             let lsn = Lsn(start);
@@ -130,13 +152,13 @@ impl Files {
             .with_lsn(lsn)
         })?;
         let valid = (limit.saturating_sub(start).min(len as u64) as usize).max(need);
-        self.chunks.insert(start, Chunk { bytes, valid, used: self.clock });
-        Ok(())
+        self.chunks.push(Chunk { start, bytes, valid, used: self.clock });
+        Ok(self.chunks.len() - 1)
     }
 
     /// Forgets the chunks below `lsn`.
     pub(crate) fn forget_below(&mut self, lsn: u64) {
-        self.chunks.retain(|start, _| *start >= lsn);
+        self.chunks.retain(|c| c.start >= lsn);
     }
 
     /// The seal at `lsn`, if a valid one of this log lies there.
@@ -182,15 +204,11 @@ impl Files {
     /// The checksum of `[start, to)` as a seal carries it; `None` if LSN space ends before.
     pub(crate) fn group_crc(&mut self, start: u64, to: u64, limit: u64) -> Result<Option<u32>> {
         let mut crc = self.seeds.group(start);
-        let mut buf = vec![0; (to - start).min(64 << 10) as usize];
         let mut at = start;
         while at < to {
-            let n = (to - at).min(buf.len() as u64) as usize;
-            if !self.read(at, &mut buf[..n], limit)? {
-                return Ok(None);
-            }
-            crc = crc32c::crc32c_append(crc, &buf[..n]);
-            at += n as u64;
+            let Some(piece) = self.piece(at, (to - at) as usize, limit)? else { return Ok(None) };
+            crc = crc32c::crc32c_append(crc, piece);
+            at += piece.len() as u64;
         }
         Ok(Some(crc))
     }

@@ -25,7 +25,7 @@ mod space;
 mod ticket;
 mod varint;
 
-pub use end::{LogEnd, Verdict, find_end};
+pub use end::{LogEnd, Verdict, find_end, find_end_and_read};
 pub use log::{Appended, Log, LogStats};
 pub use options::{LogIdentity, LogOptions, SyncMethod};
 pub use reader::LogReader;

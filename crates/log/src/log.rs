@@ -116,18 +116,18 @@ const READ_CHUNK: usize = 64 << 10;
 
 fn validate(o: &LogOptions) -> Result<()> {
     let bad = |m: &str| Err(Error::new(ErrorKind::InvalidOption, m));
-    if !o.segment_bytes.is_multiple_of(4096) || o.segment_bytes < 64 << 10 || o.segment_bytes > 1 << 40 {
-        return bad("the log's segment size must be a multiple of 4096 from 64 KiB to 1 TiB");
+    if !o.segment_bytes.is_multiple_of(4096) || o.segment_bytes < 8 << 10 || o.segment_bytes > 1 << 40 {
+        return bad("the log's segment size must be a multiple of 4096 from 8 KiB to 1 TiB");
     }
     if !o.pad.is_power_of_two() || !(SECTOR..=MAX_PAD).contains(&(o.pad as u64)) {
         return bad("the log's pad must be 512, 1024, 2048 or 4096");
     }
-    if !o.ring_bytes.is_power_of_two() || o.ring_bytes < 64 << 10 || o.ring_bytes > 1 << 40 {
-        return bad("the log's ring must be a power of two from 64 KiB to 1 TiB");
+    if !o.ring_bytes.is_power_of_two() || o.ring_bytes < 16 << 10 || o.ring_bytes > 1 << 40 {
+        return bad("the log's ring must be a power of two from 16 KiB to 1 TiB");
     }
-    if o.max_record < 64 || o.max_record > codec::LONGEST_RECORD || o.max_record > o.ring_bytes / 16 {
+    if o.max_record < 64 || o.max_record > codec::LONGEST_RECORD || o.max_record > o.ring_bytes / 2 {
         return bad(
-            "the longest log record must have 64 bytes to 16 MiB and fit sixteen times into the ring",
+            "the longest log record must have 64 bytes to 16 MiB and fit twice into the ring",
         );
     }
     Ok(())
@@ -255,14 +255,12 @@ impl Log {
     fn tidy(&self, grow: &mut Grow) -> Result<()> {
         let io = |e| Error::io("tidying the log's directory", e).with_file(segment::DIR);
         let oldest = self.oldest.load(SeqCst);
-        for first in segment::list(&*self.disk)? {
-            if first < oldest {
-                self.disk.remove(&segment::name(first)).map_err(io)?;
-            }
-        }
-        for plain in self.disk.list(segment::DIR).map_err(io)? {
+        let mut names = self.disk.list(segment::DIR).map_err(io)?;
+        names.sort_unstable();
+        for plain in names {
             let name = format!("{}/{plain}", segment::DIR);
-            if name == segment::MAKING {
+            let released = segment::parse(&plain).is_some_and(|first| first < oldest);
+            if released || name == segment::MAKING {
                 self.disk.remove(&name).map_err(io)?;
             } else if plain.starts_with("free-") {
                 let file = self.disk.open(&name, OpenMode::default()).map_err(io)?;

@@ -15,9 +15,9 @@ pub enum SyncMethod {
 /// Options of a [`crate::Log`]; validated by the facade.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
-    /// Bytes of one segment file, header included; a multiple of 4096, at least 64 KiB. Default 16 MiB.
+    /// Bytes of one segment file, header included; a multiple of 4096, at least 8 KiB. Default 16 MiB.
     pub segment_bytes: u64,
-    /// Bytes of the ring buffer; a power of two, at least 16 times `max_record`. Default 8 MiB.
+    /// Bytes of the ring buffer; a power of two, at least 16 KiB and twice `max_record`. Default 8 MiB.
     pub ring_bytes: usize,
     /// Soft limit of the log's allocated bytes: user operations beyond it get `LogFull`; rollback,
     /// checkpoints and images may go beyond. Default 1 GiB.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 /// Bytes read at once.
 pub(crate) const CHUNK: usize = 256 << 10;
-const CACHE: usize = 16 * CHUNK;
+/// Bytes that a reader keeps, unless it is told otherwise.
+pub(crate) const CACHE: usize = 16 * CHUNK;
 
 /// How files are opened for reading what a crash left: past the cache, where the disk can.
 pub(crate) const READ_MODE: OpenMode =
@@ -46,6 +47,13 @@ impl LogReader {
     ) -> Result<LogReader> {
         let segments = segment::open_chain(&**disk, identity, end.oldest.0, READ_MODE)?;
         Ok(LogReader { files: Files::new(segments, Seeds::new(identity), CHUNK, bytes), end: end.end.0 })
+    }
+    pub(crate) fn over(files: Files, end: Lsn) -> LogReader {
+        LogReader { files, end: end.0 }
+    }
+    /// Whether all that is read comes past the operating system's cache.
+    pub fn bypasses_cache(&self) -> bool {
+        self.files.segments.iter().all(|s| s.file.bypasses_cache())
     }
     /// The record at `lsn`, or `None` if `lsn` is the end. `lsn` may be a record's start or the position
     /// after a record (padding and seals are stepped over, then the record's own `lsn` says where it was).

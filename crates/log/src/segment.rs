@@ -28,7 +28,8 @@ pub(crate) fn free_name(n: usize) -> String {
     format!("{DIR}/free-{n}")
 }
 
-fn parse(name: &str) -> Option<u64> {
+/// The first LSN in a segment's name.
+pub(crate) fn parse(name: &str) -> Option<u64> {
     let plain = name.len() == 16 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if plain { u64::from_str_radix(name, 16).ok() } else { None }
 }
@@ -85,7 +86,7 @@ impl Segment {
             let m = format!("a log segment is of timeline {}, not {}", header.timeline, id.timeline);
             return Err(at(Error::new(ErrorKind::WrongDatabase, m)));
         }
-        if header.first != first {
+        if header.first != first || !first.is_multiple_of(HEADER_BLOCK as u64) {
             return Err(corrupt("the header of a log segment names another first LSN than the file's name"));
         }
         if length < header.bytes || header.bytes <= HEADER_BLOCK as u64 || !header.bytes.is_multiple_of(4096)
@@ -252,10 +253,10 @@ fn copy(disk: &dyn Disk, name: &str) -> std::io::Result<u64> {
     let new = disk.open(MAKING, OpenMode { create: true, ..OpenMode::default() })?;
     new.set_len(0)?;
     let len = old.len()?;
-    let mut buf = AlignedBuf::new(FILL);
+    let mut buf = AlignedBuf::new(len.min(FILL as u64) as usize);
     let mut at = 0;
     while at < len {
-        let n = (len - at).min(FILL as u64) as usize;
+        let n = (len - at).min(buf.len() as u64) as usize;
         read_exact_at(&*old, at, &mut buf[..n])?;
         new.write_at(at, &buf[..n])?;
         at += n as u64;

@@ -68,16 +68,34 @@ impl Log {
     /// [`NoSpace`](hamal_error::ErrorKind::NoSpace) if the device is full; neither is sticky, nothing was
     /// changed. `Poisoned`. `Limit` if `bytes` can never fit the ring.
     pub fn credit(&self, bytes: u64, system: bool) -> Result<Credit<'_>> {
+        self.credit_and_reserve(bytes, 0, system)
+    }
+
+    /// [`Log::credit`], and `reserve` bytes of log space beside it, admitted together: they are not in the credit and take
+    /// no ring space, as if they had been taken out of it at once ([`Credit::take`]).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn credit_and_reserve(&self, bytes: u64, reserve: u64, system: bool) -> Result<Credit<'_>> {
         self.poison.check()?;
         self.check_fits_ring(bytes)?;
-        self.admit_space(bytes, system)?;
+        self.admit_space(bytes + reserve, system)?;
         match self.admit_ring(bytes) {
             Ok(()) => Ok(Credit { log: self, bytes }),
             Err(e) => {
-                self.demand.fetch_sub(bytes, SeqCst);
+                self.demand.fetch_sub(bytes + reserve, SeqCst);
                 Err(e)
             }
         }
+    }
+
+    /// Log space without ring space, as if it had been taken out of a credit ([`Credit::take`]).
+    ///
+    /// # Errors
+    /// `LogFull` unless `system`; `NoSpace`; `Poisoned`.
+    pub fn reserve(&self, bytes: u64, system: bool) -> Result<()> {
+        self.poison.check()?;
+        self.admit_space(bytes, system)
     }
 
     /// Turns log space that was taken out of a credit into credit again (waits for ring space like
@@ -128,7 +146,7 @@ impl Log {
     /// Bytes kept free beyond all promises. Padding and seals use them up; the next admission, or the leader,
     /// allocates.
     fn slack(&self) -> u64 {
-        (64 << 10) + self.options.max_record as u64
+        ((64 << 10) + self.options.max_record as u64).min(self.options.segment_bytes)
     }
 
     fn space_fits(&self, extra: u64) -> bool {

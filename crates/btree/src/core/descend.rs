@@ -10,7 +10,7 @@ use super::edit::{KIND_INNER, KIND_LEAF};
 use super::node::Node;
 use super::{Btree, Tree};
 use crate::BTREE_RM;
-use hamal_buffer::{ExclusivePage, Need, Pin, SharedPage, Stop};
+use hamal_buffer::{ExclusivePage, FrameTurn, Need, Pin, SharedPage, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_page::{PageId, TreeId, header};
 
@@ -64,6 +64,7 @@ impl Btree {
     pub(crate) fn paged<T>(&self, mut section: impl FnMut() -> Latched<T>) -> Latched<T> {
         let mut pins: Vec<Pin<'_>> = Vec::new();
         let mut failed: Option<PageId> = None;
+        let mut turn: Option<FrameTurn<'_>> = None;
         loop {
             let id = match section() {
                 Err(Stop::Need(Need::Page(id))) => id,
@@ -72,8 +73,18 @@ impl Btree {
             if pins.len() == PINS {
                 pins.remove(0);
             }
-            match self.pool().fetch(id) {
-                Ok(pin) => pins.push(pin),
+            let fetched = match turn {
+                None => self.pool().fetch_soon(id),
+                Some(_) => self.pool().fetch(id).map(Some),
+            };
+            match fetched {
+                Ok(Some(pin)) => pins.push(pin),
+                Ok(None) => {
+                    // In a small pool others may wait for the frames that are pinned here, as this thread does for
+                    // theirs (BUF-FRAMES).
+                    pins.clear();
+                    turn = Some(self.pool().frame_turn());
+                }
                 Err(e) if e.kind() == ErrorKind::Poisoned || failed == Some(id) => return Err(e.into()),
                 Err(_) => failed = Some(id),
             }

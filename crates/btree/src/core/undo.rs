@@ -15,6 +15,9 @@ use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Record, Whole};
 use hamal_txn::{Compensated, UndoCtx};
 
+/// How often a rollback asks again for a frame, when all of its patience was in vain.
+const FRAME_TRIES: u32 = 8;
+
 impl Btree {
     pub(crate) fn undo(&self, record: &Record, ctx: UndoCtx<'_>) -> Result<Compensated> {
         let (own, manager, txn) = (record.txn, ctx.manager(), ctx.txn());
@@ -28,7 +31,14 @@ impl Btree {
         let (tree, key) = (undo.tree, undo.key);
         let replaced = undo.former.and_then(|f| f.value).map_or(0, |v| v.bytes.len());
         let mut credit = ctx.credit(clr_bytes(replaced), 1)?;
-        let mut page = self.paged(|| self.exclusive_leaf(tree, key)).map_err(unmet).map_err(name)?;
+        let mut tries = 0;
+        let mut page = loop {
+            match self.paged(|| self.exclusive_leaf(tree, key)).map_err(unmet) {
+                // A rollback must not fail because other threads hold all frames: they fail, and let go, before it does.
+                Err(e) if e.kind() == ErrorKind::Limit && tries < FRAME_TRIES => tries += 1,
+                done => break done.map_err(name)?,
+            }
+        };
 
         let leaf = node(tree, page.id(), &page)?;
         let found = find(&leaf, key).map_err(|b| corrupt(page.id(), b))?;
