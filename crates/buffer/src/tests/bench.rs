@@ -146,6 +146,19 @@ impl Bench {
     pub(crate) fn init(&self, p: u64) {
         self.pool.init(p);
     }
+    /// Cuts the log above everything that was logged so far.
+    pub(crate) fn cut_log(&self) {
+        let log = self.pool.log();
+        let before = log.tail();
+        while log.oldest() <= before {
+            let junk = [7; 4000];
+            let (kind, txn) = (RecordKind::CheckpointChunk, TxnRef::None);
+            let spec = RecordSpec { kind, rm: RmId(0), txn, prev: Lsn::NULL, blocks: &[], undo: &junk };
+            log.append(&spec, &mut log.credit(8000, true).unwrap()).unwrap();
+            log.force(log.tail(), ForceReason::Asked).unwrap();
+            log.truncate(log.tail()).unwrap();
+        }
+    }
     /// A complete checkpoint.
     pub(crate) fn checkpoint(&self, last: &Control) -> Control {
         self.pool.checkpoint(last).unwrap()
@@ -341,7 +354,7 @@ pub(crate) fn recover(disk: &MemDisk, control: &Control) -> Bench {
     for (id, records) in &named {
         redo_one(&pool, *id, records, control, &dpt);
     }
-    pool.end_redo();
+    pool.end_redo().unwrap();
     let ids: BTreeSet<PageId> = truth.keys().copied().collect();
     for id in ids {
         let Some(want) = &truth[&id] else { continue };
