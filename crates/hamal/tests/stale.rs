@@ -553,3 +553,110 @@ fn a_database_without_a_table_gets_one() {
     assert!(file(&new, "versions").len() >= 8192);
     assert!(judge(Arc::new(new), &expected, "with a table").result.is_ok());
 }
+
+/// After a crash that damages no more than a power failure may, nothing is taken for stale and nothing needs repair: wherever
+/// it falls, between the table and the control file too, and whatever is torn.
+#[test]
+fn a_crash_alone_makes_nothing_stale() {
+    use hamal::disk::{MemFault, MemOp};
+    let mut crashes = 0;
+    for on in [MemOp::Write, MemOp::Sync] {
+        for at in 1.. {
+            let disk = MemDisk::new();
+            let db = small().create_on(Arc::new(disk.clone())).unwrap();
+            round(&db, 0);
+            db.close().unwrap();
+            let db = small().open_on(Arc::new(disk.clone())).unwrap();
+            disk.inject(MemFault { at, on, once: false });
+            let mut states = vec![contents(&db).unwrap()];
+            let mut work = || -> hamal::Result<()> {
+                for n in 1..6u64 {
+                    let tx = db.begin_write()?;
+                    let t = tx.open_or_create_tree("t")?;
+                    let mut next = states.last().unwrap().clone();
+                    for i in (0..240u32).filter(|i| u64::from(*i) % 5 == n % 5) {
+                        let value = bytes(n * 1000 + u64::from(i), 60);
+                        next.get_mut("t").unwrap().insert(i.to_be_bytes().to_vec(), value.clone());
+                        t.put(i.to_be_bytes(), value)?;
+                    }
+                    drop(t);
+                    states.push(next);
+                    tx.commit()?;
+                    db.flush()?;
+                    db.checkpoint()?;
+                }
+                Ok(())
+            };
+            let done = work().is_ok();
+            for seed in 0..3 {
+                let torn_sector_bytes = if seed == 0 { 4096 } else { 512 };
+                let model = CrashModel::Random { seed: seed * 1000 + at, torn_sector_bytes };
+                let mut image = disk.crash(if seed == 2 { CrashModel::LoseUnsynced } else { model });
+                // Recovery crashes as well, and is run again.
+                for again in 0..2 {
+                    image.inject(MemFault { at: 1 + (at + seed) % 7, on: MemOp::Sync, once: false });
+                    drop(small().open_on(Arc::new(image.clone())));
+                    image = image.crash(CrashModel::Random { seed: again + at, torn_sector_bytes });
+                }
+                let db = small().open_on(Arc::new(image)).unwrap_or_else(|e| panic!("{on:?} {at}: {e:?}"));
+                common::verify(&db);
+                assert!(states.contains(&contents(&db).unwrap()), "{on:?} {at} {seed}");
+                assert_eq!(db.stats().pages_repaired, 0, "{on:?} {at} {seed}");
+                crashes += 1;
+            }
+            if done {
+                break;
+            }
+        }
+    }
+    assert!(crashes > 100, "{crashes}");
+}
+
+/// A full device is met before anything of a checkpoint is decided, and is not sticky; a failed write or sync of the table is.
+#[test]
+fn the_table_meets_a_full_device_and_a_failing_one() {
+    use hamal::disk::{MemFault, MemOp};
+    // A table grows by a block for each 2024 pages: the second one comes with 8 MiB of data.
+    let disk = MemDisk::new();
+    let db = small().log_limit_bytes(64 << 20).create_on(Arc::new(disk.clone())).unwrap();
+    let mut n = 0u64;
+    let mut fill = |pages: u64| {
+        while db.stats().file_pages < pages {
+            let tx = db.begin_write().unwrap();
+            let t = tx.open_or_create_tree("t").unwrap();
+            t.put(n.to_be_bytes(), bytes(n, 200_000)).unwrap();
+            drop(t);
+            tx.commit().unwrap();
+            n += 1;
+        }
+    };
+    fill(1_000);
+    db.flush().unwrap();
+    db.checkpoint().unwrap();
+    fill(2_100);
+    db.flush().unwrap();
+    let (before, tail) = (file(&disk, "versions").len(), db.stats().log_tail);
+    disk.set_capacity(Some(disk.used() + 4096));
+    for _ in 0..3 {
+        assert_eq!(db.checkpoint().unwrap_err().kind(), ErrorKind::NoSpace);
+    }
+    assert_eq!(db.stats().log_tail, tail, "nothing was logged for it");
+    assert!(db.poisoned().is_none());
+    disk.set_capacity(None);
+    db.checkpoint().unwrap();
+    assert!(file(&disk, "versions").len() > before);
+    // The data file, the log, then the table.
+    let expected = contents(&db).unwrap();
+    drop(db);
+    for (on, at) in [(MemOp::Sync, 1), (MemOp::Sync, 2), (MemOp::Sync, 3), (MemOp::Write, 2), (MemOp::Write, 3)] {
+        let disk = disk.crash(CrashModel::KeepAll);
+        let db = small().log_limit_bytes(64 << 20).open_on(Arc::new(disk.clone())).unwrap();
+        db.begin_write().unwrap().create_tree("more").unwrap().put("k", "v").unwrap();
+        db.flush().unwrap();
+        disk.inject(MemFault { at, on, once: true });
+        assert!(db.checkpoint().is_err(), "{on:?} {at}");
+        assert!(db.poisoned().is_some());
+        drop(db);
+        judge(Arc::new(disk.crash(CrashModel::LoseUnsynced)), &expected, "after a poisoned checkpoint");
+    }
+}
