@@ -56,8 +56,15 @@ pub struct PageVersions {
     chunks: Box<[OnceLock<Chunk>]>,
 }
 
+impl Default for PageVersions {
+    fn default() -> PageVersions {
+        PageVersions::new()
+    }
+}
+
 impl PageVersions {
-    pub(crate) fn new() -> PageVersions {
+    /// Nothing is known.
+    pub fn new() -> PageVersions {
         let chunks = Translation::PAGES.div_ceil(TAGS_PER_CHUNK);
         PageVersions { chunks: (0..chunks).map(|_| OnceLock::new()).collect() }
     }

@@ -349,3 +349,236 @@ impl VersionsFile {
         self.places = written.places;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hamal_buffer::version_tag;
+    use hamal_disk::{MemDisk, read_exact_at};
+    use hamal_page::PageId;
+
+    const PAGES: u64 = 3 * TAGS_PER_BLOCK as u64;
+    const END: Lsn = Lsn(1 << 40);
+
+    /// A database as far as the table is concerned.
+    struct Bench {
+        disk: Arc<dyn Disk>,
+        versions: PageVersions,
+        table: VersionsFile,
+        control: Control,
+    }
+
+    fn control(moment: u64, versions: u64) -> Control {
+        Control {
+            sequence: 1,
+            db: DbId([3; 16]),
+            timeline: 1,
+            page_size: 4096,
+            reserved_per_page: 0,
+            checkpoint_begin: Lsn(moment),
+            checkpoint_end: Lsn(moment),
+            redo: Lsn(moment),
+            keep_from: Lsn(moment),
+            data_pages: PAGES,
+            witness_page: PageId(0),
+            witness_lsn: Lsn::NULL,
+            versions,
+            managers: Vec::new(),
+        }
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
+            let table = VersionsFile::create(&disk, DbId([3; 16])).unwrap();
+            let mut b = Bench { disk, versions: PageVersions::default(), table, control: control(100, 1) };
+            b.checkpoint(1000);
+            b
+        }
+        fn set(&self, page: u64, lsn: u64) {
+            self.versions.set(PageId(page), Lsn(lsn));
+        }
+        /// A checkpoint whose control file a crash takes.
+        fn attempt(&mut self, moment: u64) -> WrittenVersions {
+            self.table.reserve(PAGES).unwrap();
+            self.table.write(&self.versions, Lsn(moment), PAGES).unwrap()
+        }
+        fn checkpoint(&mut self, moment: u64) -> usize {
+            let written = self.attempt(moment);
+            let blocks = written.blocks;
+            self.control = control(moment, written.digest);
+            self.table.commit(written);
+            blocks
+        }
+        fn open(&self) -> Result<Bench> {
+            let (disk, control) = (self.disk.clone(), self.control.clone());
+            let versions = PageVersions::default();
+            let table = VersionsFile::open(&disk, &control, END, &versions)?;
+            Ok(Bench { disk, versions, table, control })
+        }
+        fn reopen(&mut self) {
+            *self = self.open().unwrap();
+        }
+        fn has(&self, page: u64, lsn: u64) -> bool {
+            self.versions.get(PageId(page)) == version_tag(Lsn(lsn))
+        }
+        /// Damages the copies of a block that hold this moment.
+        fn damage(&self, block: u64, moment: u64) {
+            let file = self.disk.open(VERSIONS, OpenMode::default()).unwrap();
+            let mut hit = 0;
+            for copy in 0..2 {
+                let at = (2 * block + copy) * BLOCK as u64;
+                let mut b = [0; BLOCK];
+                read_exact_at(&*file, at, &mut b).unwrap();
+                if b[32..40] == moment.to_le_bytes() {
+                    file.write_at(at + 1000, &[b[1000] ^ 1]).unwrap();
+                    hit += 1;
+                }
+            }
+            assert_eq!(hit, 1);
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_writes_what_has_changed() {
+        let mut b = Bench::new();
+        assert_eq!(b.checkpoint(1500), 0, "the first one wrote every block");
+        b.set(5, 77);
+        b.set(PAGES - 1, 78);
+        assert_eq!(b.checkpoint(2000), 2);
+        assert_eq!(b.checkpoint(3000), 0);
+        b.reopen();
+        assert!(b.has(5, 77) && b.has(PAGES - 1, 78) && b.has(6, 0));
+        assert_eq!(b.checkpoint(4000), 0, "what was read is no change");
+        b.set(5, 79);
+        assert_eq!(b.checkpoint(5000), 1);
+        b.reopen();
+        assert!(b.has(5, 79) && b.has(PAGES - 1, 78));
+    }
+
+    #[test]
+    fn an_attempt_that_was_never_complete_does_not_count_then_or_later() {
+        let mut b = Bench::new();
+        b.set(5, 77);
+        b.checkpoint(2000);
+        b.set(5, 88);
+        b.set(TAGS_PER_BLOCK as u64, 89);
+        b.attempt(3000);
+        for _ in 0..3 {
+            b.reopen();
+            assert!(b.has(5, 77) && b.has(TAGS_PER_BLOCK as u64, 0));
+            assert!(b.table.damaged().is_empty());
+        }
+        // Nothing changes, but the copies of the attempt would be taken for this checkpoint's.
+        assert_eq!(b.checkpoint(4000), 2);
+        b.reopen();
+        assert!(b.has(5, 77) && b.has(TAGS_PER_BLOCK as u64, 0));
+        assert_eq!(b.checkpoint(5000), 0);
+    }
+
+    #[test]
+    fn a_torn_attempt_leaves_the_other_copy() {
+        let mut b = Bench::new();
+        b.set(5, 77);
+        b.checkpoint(2000);
+        b.set(5, 88);
+        b.attempt(3000);
+        b.damage(0, 3000);
+        b.reopen();
+        assert!(b.has(5, 77) && b.table.damaged().is_empty());
+        assert_eq!(b.checkpoint(4000), 1, "the torn copy is replaced");
+        b.reopen();
+        assert!(b.has(5, 77));
+        assert_eq!(b.checkpoint(5000), 0);
+    }
+
+    #[test]
+    fn a_damaged_block_is_unknown_and_never_the_older_copy() {
+        let mut b = Bench::new();
+        b.set(5, 77);
+        b.set(TAGS_PER_BLOCK as u64, 70);
+        b.checkpoint(2000);
+        b.set(5, 88);
+        b.checkpoint(3000);
+        b.damage(0, 3000);
+        for n in 0..4 {
+            b.reopen();
+            assert!(b.has(5, 0) && b.has(TAGS_PER_BLOCK as u64, 70), "{n}");
+            assert_eq!(b.table.damaged(), [0]);
+            // A crash before the control file, again and again, must leave a table that can be opened.
+            b.set(5, 99);
+            b.attempt(4000 + n);
+        }
+        b.reopen();
+        b.set(5, 111);
+        b.checkpoint(9000);
+        b.reopen();
+        assert!(b.has(5, 111) && b.table.damaged().is_empty());
+    }
+
+    #[test]
+    fn tables_of_other_moments_are_refused() {
+        let mut b = Bench::new();
+        b.set(5, 77);
+        b.checkpoint(2000);
+        let whole = |b: &Bench| {
+            let file = b.disk.open(VERSIONS, OpenMode::default()).unwrap();
+            let mut bytes = vec![0; file.len().unwrap() as usize];
+            read_exact_at(&*file, 0, &mut bytes).unwrap();
+            bytes
+        };
+        let old = whole(&b);
+        b.set(5, 88);
+        b.checkpoint(3000);
+        let file = b.disk.open(VERSIONS, OpenMode::default()).unwrap();
+        let new = whole(&b);
+        file.write_at(0, &old).unwrap();
+        assert_eq!(b.open().err().unwrap().kind(), ErrorKind::WrongDatabase);
+        file.write_at(0, &new).unwrap();
+        b.reopen();
+        // The same table under a log that ends before it.
+        let e = VersionsFile::open(&b.disk, &b.control, Lsn(3000), &b.versions).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::LogBehindPages);
+        // A newer table under an older control file.
+        let control = b.control.clone();
+        for moment in [4000, 5000] {
+            b.set(5, moment);
+            b.checkpoint(moment);
+        }
+        b.control = control;
+        assert_eq!(b.open().err().unwrap().kind(), ErrorKind::WrongDatabase);
+        b.disk.remove(VERSIONS).unwrap();
+        assert_eq!(b.open().err().unwrap().kind(), ErrorKind::WrongDatabase);
+    }
+
+    #[test]
+    fn every_byte_of_a_block_is_guarded() {
+        let mut b = [0; BLOCK];
+        let db = DbId([3; 16]);
+        encode(db, 7, Lsn(500), &[9; TAGS_PER_BLOCK], &mut b);
+        assert_eq!(decode(db, 7, &b).unwrap(), Copy::Valid(Lsn(500)));
+        assert_eq!(decode(db, 8, &b).unwrap(), Copy::Damaged);
+        assert!(decode(DbId([4; 16]), 7, &b).is_err());
+        for i in 0..BLOCK {
+            b[i] ^= 0x20;
+            assert_eq!(decode(db, 7, &b).unwrap(), Copy::Damaged, "byte {i}");
+            b[i] ^= 0x20;
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_cut_and_grows_again_forgets() {
+        let mut b = Bench::new();
+        b.set(PAGES - 1, 50);
+        b.checkpoint(2000);
+        // Cut to one block, as the control file says, and grown again before the next checkpoint.
+        let written = b.table.write(&b.versions, Lsn(3000), 10).unwrap();
+        b.control = Control { data_pages: 10, ..control(3000, written.digest) };
+        b.table.commit(written);
+        b.reopen();
+        assert!(b.has(PAGES - 1, 0));
+        assert_eq!(b.checkpoint(4000), 2);
+        b.reopen();
+        assert!(b.has(PAGES - 1, 0));
+    }
+}

@@ -334,15 +334,21 @@ pub(crate) fn comparable(page: &[u8]) -> Vec<u8> {
     p
 }
 
+/// A pool and a log on a disk after a crash; redo has not begun.
+pub(crate) fn reopened(disk: &MemDisk) -> Bench {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let poison = Arc::new(Poison::new());
+    let end = History::read(disk).end;
+    let log = Log::open(shared, log_options(), ID, &end, poison, Trace::silent()).unwrap();
+    Bench { disk: disk.clone(), pool: open_pool(disk, log, options(), Trace::silent()) }
+}
+
 /// The reference redo: rebuilds from the redo point, page by page, and compares with the truth. Returns the pool, with
 /// redo ended and nothing flushed.
 pub(crate) fn recover(disk: &MemDisk, control: &Control) -> Bench {
     let history = History::read(disk);
     let truth = history.truth();
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let poison = Arc::new(Poison::new());
-    let log = Log::open(shared, log_options(), ID, &history.end, poison, Trace::silent()).unwrap();
-    let pool = open_pool(disk, log, options(), Trace::silent());
+    let pool = reopened(disk).pool;
     pool.begin_redo(control.redo);
     let dpt: BTreeMap<PageId, Lsn> = control.dpt.iter().copied().collect();
     let mut named: BTreeMap<PageId, Vec<(&Record, usize)>> = BTreeMap::new();
