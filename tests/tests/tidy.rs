@@ -91,6 +91,7 @@ fn ids(text: &str) -> Vec<String> {
         "CATALOGUE",
         "CKP",
         "REC",
+        "VER",
     ];
     let mut out = Vec::new();
     for area in areas {

@@ -67,6 +67,24 @@ fn flush_pages(db: &Database) {
     db.engine().pool().flush_all(WriteReason::Asked).unwrap();
 }
 
+/// Work on another tree until the log that is kept begins after all that was logged before.
+fn cut_log(db: &Database) {
+    let before = db.stats().log_tail;
+    for n in 0..200u8 {
+        if db.stats().log_oldest > before {
+            return;
+        }
+        let tx = db.begin_write().unwrap();
+        let t = tx.open_or_create_tree("elsewhere").unwrap();
+        (0..40u32).for_each(|i| drop(t.put(i.to_be_bytes(), [n; 700]).unwrap()));
+        drop(t);
+        tx.commit().unwrap();
+        flush_pages(db);
+        db.checkpoint().unwrap();
+    }
+    panic!("the log is not cut");
+}
+
 fn settle(db: &Database) {
     while db.maintenance_step().unwrap() {}
 }
@@ -658,27 +676,39 @@ fn a_checkpoint_of_many_dirty_pages_is_cut_into_records() {
 #[test]
 fn a_lost_write_is_noticed_by_the_next_record() {
     let builder = small().torn_pages(TornPages::AtomicWrites);
-    let disk = MemDisk::new();
-    let db = create(&builder, &disk);
-    put(&db, many(20, 1));
-    flush_pages(&db);
-    db.checkpoint().unwrap();
-    let leaf = a_leaf(&db);
-    let old = disk.crash(CrashModel::KeepAll);
-    put(&db, many(20, 2));
-    // Another page is the newest, so that the leaf is not the witness that the checkpoint names (which opening looks at).
-    let tx = db.begin_write().unwrap();
-    tx.create_tree("newest").unwrap().put("k", "v").unwrap();
-    tx.commit().unwrap();
-    flush_pages(&db);
-    db.checkpoint().unwrap();
-    put(&db, [(3, vec![3; 60])]);
-    let lost = disk.crash(CrashModel::KeepAll);
-    assert_eq!(rows(&builder.open_on(Arc::new(lost.crash(CrashModel::KeepAll))).unwrap()).len(), 20);
-    let page = &file(&old, "data")[(leaf * PAGE) as usize..][..PAGE as usize];
-    overwrite(&lost, "data", leaf * PAGE, page);
-    let e = builder.open_on(Arc::new(lost)).unwrap_err();
-    assert_eq!((e.kind(), e.page().map(|p| p.0)), (ErrorKind::PageCorrupt, Some(leaf)), "{e:?}");
+    for cut in [false, true] {
+        let disk = MemDisk::new();
+        let db = create(&builder, &disk);
+        put(&db, many(20, 1));
+        flush_pages(&db);
+        db.checkpoint().unwrap();
+        let leaf = a_leaf(&db);
+        let old = disk.crash(CrashModel::KeepAll);
+        put(&db, many(20, 2));
+        // Another page is the newest, so that the leaf is not the witness that the checkpoint names (which opening looks at).
+        let tx = db.begin_write().unwrap();
+        tx.create_tree("newest").unwrap().put("k", "v").unwrap();
+        tx.commit().unwrap();
+        flush_pages(&db);
+        db.checkpoint().unwrap();
+        if cut {
+            cut_log(&db);
+        }
+        put(&db, [(3, vec![3; 60])]);
+        let expected = rows(&db);
+        let lost = disk.crash(CrashModel::KeepAll);
+        assert_eq!(rows(&builder.open_on(Arc::new(lost.crash(CrashModel::KeepAll))).unwrap()), expected);
+        let page = &file(&old, "data")[(leaf * PAGE) as usize..][..PAGE as usize];
+        overwrite(&lost, "data", leaf * PAGE, page);
+        match builder.open_on(Arc::new(lost)) {
+            // The log still has the page's initialisation.
+            Ok(db) => assert!(!cut && rows(&db) == expected && db.stats().pages_repaired == 1),
+            Err(e) => {
+                assert!(cut, "{e:?}");
+                assert_eq!((e.kind(), e.page().map(|p| p.0)), (ErrorKind::StalePage, Some(leaf)), "{e:?}");
+            }
+        }
+    }
 }
 
 /// T33: a whole and sound page is refused in another place of the file, and in another database.
@@ -689,6 +719,7 @@ fn a_page_is_good_in_its_place_and_its_database_only() {
     let twin = create(&small().database_id([8; 16]), &other);
     for db in [&db, &twin] {
         put(db, many(400, 1));
+        cut_log(db);
     }
     let leaf = a_leaf(&db);
     db.close().unwrap();

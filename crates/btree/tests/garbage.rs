@@ -338,8 +338,11 @@ fn every_damaged_page_is_found() {
         let mut byte = [0];
         data.read_at(at, &mut byte).unwrap();
         data.write_at(at, &[byte[0] ^ 0x10]).unwrap();
-        let report = open(db.disk.clone(), db.log.clone()).verify();
-        assert!(!report.findings.is_empty(), "page {id}");
+        // Found, or (map page and all were made in this log) rebuilt.
+        let damaged = open(db.disk.clone(), db.log.clone());
+        let report = damaged.verify();
+        let repaired = damaged.txns.pool().stats().repaired;
+        assert!(!report.findings.is_empty() || repaired == 1, "page {id}");
         data.write_at(at, &byte).unwrap();
     }
     open(db.disk.clone(), db.log.clone()).sound();

@@ -134,6 +134,10 @@ impl Pool {
     /// # Errors
     /// As [`Pool::flush_all`].
     pub fn flush_page(&self, id: PageId) -> Result<()> {
+        self.flush_page_as(id, WriteReason::Asked)
+    }
+
+    pub(crate) fn flush_page_as(&self, id: PageId, why: WriteReason) -> Result<()> {
         let mut patience = Patience::new();
         loop {
             self.check()?;
@@ -144,7 +148,7 @@ impl Pool {
                 return Ok(());
             }
             let one = Chosen { page: id, frame, rec: f.rec(), claimed: false };
-            if self.write_back(&mut cleaner, vec![one], WriteReason::Asked)?.written != 0 {
+            if self.write_back(&mut cleaner, vec![one], why)?.written != 0 {
                 return Ok(());
             }
             drop(cleaner);
@@ -379,6 +383,10 @@ impl Pool {
             })?;
             self.counters.write_calls.fetch_add(1, Relaxed);
             first = end;
+        }
+        for x in copied {
+            // After the write and before W-5: a page that is clean, or not in memory, has the tag of what was written (VER-1).
+            self.versions.set(x.page, x.lsn);
         }
         if let Some(newest) = copied.iter().max_by_key(|x| x.lsn) {
             let mut witness = self.witness.lock();

@@ -5,6 +5,7 @@ use crate::patience::Patience;
 use crate::pool::DATA;
 use crate::region::WriteGuard;
 use crate::translate::Entry;
+use crate::versions::version_tag;
 use crate::{ExclusivePage, Need, Pin, Pool, SharedPage, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_page::{Lsn, PageFault, PageId, header};
@@ -21,12 +22,18 @@ pub struct FrameTurn<'p> {
     _turn: MutexGuard<'p, ()>,
 }
 
+/// Whether a page that cannot be read for this may be rebuilt from the log.
+fn repairable(e: &Error) -> bool {
+    matches!(e.kind(), ErrorKind::PageCorrupt | ErrorKind::StalePage | ErrorKind::PageUnreadable)
+}
+
 impl Pool {
     /// The page under a shared latch, read from disk if need be. The caller holds no latch.
     ///
     /// # Errors
-    /// `PageCorrupt` with page, file and offset; `LogBehindPages` if its pageLSN is beyond the log's tail; `Io`;
-    /// `Limit` if no frame can be had; `Poisoned`.
+    /// A page that is damaged (`PageCorrupt`), an older version (`StalePage`) or cannot be read (`PageUnreadable`) is rebuilt
+    /// from the log; these errors, with page, file and offset, if the log does not reach back. `LogBehindPages` if its pageLSN
+    /// is beyond the log's tail; `Limit` if no frame can be had; `Poisoned`.
     pub fn shared(&self, id: PageId) -> Result<SharedPage<'_>> {
         // Held until the latch is ours, so that the page is not lost again in between.
         let mut _pin = None;
@@ -142,9 +149,14 @@ impl Pool {
                         return Err(self.corrupt(id, "the page lies beyond the end of the data file"));
                     }
                     let Some(frame) = self.take_frame_within(tries)? else { return Ok(None) };
-                    if let Some(guard) = self.load_into(id, frame)? {
+                    if let Some((guard, repaired)) = self.load_into(id, frame)? {
                         guard.desc().pin();
-                        return Ok(Some(Pin { pool: self, frame: guard.frame(), id }));
+                        let pin = Pin { pool: self, frame: guard.frame(), id };
+                        drop(guard);
+                        if repaired {
+                            self.settle_repair(id);
+                        }
+                        return Ok(Some(pin));
                     }
                 }
             }
@@ -206,24 +218,31 @@ impl Pool {
         claimed
     }
 
-    /// Reads the page into a frame (latched, bound to nothing); `None` if another thread was faster. On success the
-    /// exclusive latch is held.
+    /// Reads the page into a frame (latched, bound to nothing), or else rebuilds it from the log; `None` if another thread was
+    /// faster. On success the exclusive latch is held; also says whether the page was rebuilt, and so is dirty.
     fn load_into<'p>(
         &'p self,
         id: PageId,
         mut guard: WriteGuard<'p, Frame>,
-    ) -> Result<Option<WriteGuard<'p, Frame>>> {
+    ) -> Result<Option<(WriteGuard<'p, Frame>, bool)>> {
         if !self.claim(id, &guard)? {
             return Ok(None);
         }
         self.counters.misses.fetch_add(1, Relaxed);
-        match self.read_page(id, guard.bytes_mut()) {
+        let read = match self.read_page(id, guard.bytes_mut()) {
             Ok(()) => {
                 guard.desc().bind(id, header::img_lsn(&guard));
+                Ok(false)
+            }
+            Err(e) if repairable(&e) => self.repair(id, &mut guard, e).map(|()| true),
+            Err(e) => Err(e),
+        };
+        match read {
+            Ok(repaired) => {
                 self.xlat.ready(id, guard.frame());
                 self.counters.resident.fetch_add(1, Relaxed);
                 self.trace.emit(|| Event::PageRead { page: id, page_lsn: header::page_lsn(&guard) });
-                Ok(Some(guard))
+                Ok(Some((guard, repaired)))
             }
             Err(e) => {
                 // Those who wait for the latch find a frame without a page, and try for themselves.
@@ -237,10 +256,16 @@ impl Pool {
     /// Reads and verifies a page (`BUF-VERIFY`: no unverified byte reaches a caller).
     fn read_page(&self, id: PageId, into: &mut [u8]) -> Result<()> {
         let offset = self.offset(id);
-        let got = self
-            .data
-            .read_at(offset, into)
-            .map_err(|e| Error::io("reading a page", e).with_page(id).with_file(DATA).with_offset(offset))?;
+        let got = self.data.read_at(offset, into).map_err(|e| {
+            Error::io("reading a page", e)
+                .with_kind(ErrorKind::PageUnreadable)
+                .with_page(id)
+                .with_file(DATA)
+                .with_offset(offset)
+                .with_help(
+                    "The device cannot read this page: restore a backup; other pages can still be read",
+                )
+        })?;
         if got != into.len() {
             return Err(self.corrupt(id, "the page lies beyond the end of the data file"));
         }
@@ -267,7 +292,28 @@ impl Pool {
                     "The log was lost or replaced, or a device lost synced writes: restore a backup",
                 ));
         }
+        self.check_version(id, header::page_lsn(into))
+    }
+
+    /// VER-3: what was read is the version that the disk must hold, as far as that is known.
+    fn check_version(&self, id: PageId, found: Lsn) -> Result<()> {
+        let known = self.versions.get(id);
+        if known == 0 {
+            // From now on it is: the page on disk changes by our writes only.
+            self.versions.set(id, found);
+        } else if known != version_tag(found) {
+            return Err(self.stale(id, found, "another version was written there last"));
+        }
         Ok(())
+    }
+
+    pub(crate) fn stale(&self, id: PageId, found: Lsn, what: &str) -> Error {
+        Error::new(ErrorKind::StalePage, format!("the page's pageLSN is {found}, but {what}"))
+            .with_page(id)
+            .with_lsn(found)
+            .with_file(DATA)
+            .with_offset(self.offset(id))
+            .with_help("A device lost or misplaced a write, or the file is a copy of another moment: restore a backup")
     }
 
     fn corrupt(&self, id: PageId, what: &str) -> Error {

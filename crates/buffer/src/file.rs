@@ -90,6 +90,7 @@ impl Pool {
         self.data
             .set_len(pages * size)
             .map_err(|e| self.log.poison(Error::io("cutting the data file", e).with_file(DATA)))?;
+        self.versions.forget(pages, self.file_pages());
         self.file_pages.store(pages, Release);
         Ok(())
     }

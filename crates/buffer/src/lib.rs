@@ -13,7 +13,8 @@
 //!
 //! The other files: `region.rs` the memory, `translate.rs` which frame holds a page, `frame.rs` the descriptor of a
 //! frame, `fetch.rs` reading and replacement, `guard.rs` the latched pages handed out, `credit.rs` admission before the
-//! first latch, `image.rs` the bytes of an image, `redo.rs` what recovery uses, `file.rs` the length of the data file.
+//! first latch, `image.rs` the bytes of an image, `redo.rs` what recovery uses, `file.rs` the length of the data file, `versions.rs`
+//! which version of a page the disk must hold, `repair.rs` rebuilding a page from the log.
 //! `docs/invariants/buffer.md` states and proves what must hold; comments cite its ids.
 //!
 //! **Order** (`BUF-ORDER`): credit, then room in the file, then frames, then latches; nothing that can wait is asked for
@@ -36,10 +37,12 @@ mod patience;
 mod pool;
 mod redo;
 mod region;
+mod repair;
 mod stop;
 #[cfg(test)]
 mod tests;
 mod translate;
+mod versions;
 
 pub use change::{Change, PageEdit, SHARED_RM};
 pub use checkpoint::DirtyScan;
@@ -51,3 +54,4 @@ pub use ops::{ApplyError, Applying, Managers, PageOps};
 pub use pool::{MIN_FRAMES, Pool, PoolOptions, PoolStats};
 pub use redo::RedoPage;
 pub use stop::{Need, Stop};
+pub use versions::{PageVersions, TAGS_PER_BLOCK, version_tag};

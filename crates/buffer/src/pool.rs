@@ -4,6 +4,7 @@ use crate::clean::Cleaner;
 use crate::frame::Frame;
 use crate::region::Region;
 use crate::translate::Translation;
+use crate::versions::PageVersions;
 use hamal_disk::DiskFile;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Log;
@@ -51,6 +52,7 @@ pub struct PoolStats {
     pub write_calls: u64,
     pub images: u64,
     pub image_bytes: u64,
+    pub repaired: u64,
     pub file_pages: u64,
 }
 
@@ -64,6 +66,7 @@ pub(crate) struct Counters {
     pub(crate) write_calls: AtomicU64,
     pub(crate) images: AtomicU64,
     pub(crate) image_bytes: AtomicU64,
+    pub(crate) repaired: AtomicU64,
 }
 
 /// Name of the data file in messages.
@@ -71,6 +74,9 @@ pub(crate) const DATA: &str = "data";
 
 /// Log bytes that an image takes beside the page's own: record header, image head, its share of seals and padding.
 pub(crate) const IMAGE_EXTRA: u64 = 256;
+
+/// Repairs that are remembered for reports.
+pub(crate) const REPAIRS_KEPT: usize = 1000;
 
 /// The buffer pool. Shared by all threads.
 pub struct Pool {
@@ -82,6 +88,10 @@ pub struct Pool {
     pub(crate) ring: RingShares,
     pub(crate) region: Region<Frame>,
     pub(crate) xlat: Translation,
+    /// What pages were repaired and why, the first [`REPAIRS_KEPT`] of them.
+    pub(crate) repairs: Mutex<Vec<(PageId, String)>>,
+    /// Which version of each page the disk must hold.
+    pub(crate) versions: PageVersions,
     /// Frames that are bound to no page. A frame is in here, bound, or exclusively latched by who is about to bind it.
     pub(crate) free: Mutex<Vec<u32>>,
     /// See [`Pool::frame_turn`].
@@ -93,6 +103,8 @@ pub struct Pool {
     /// B of rule W: the LSN of the newest begun checkpoint; 0: none yet.
     pub(crate) begun: AtomicU64,
     pub(crate) in_redo: AtomicBool,
+    /// Pages that redo found rebuilt from the log: written back when it is over.
+    pub(crate) rebuilt_in_redo: Mutex<Vec<PageId>>,
     /// Dirty frames.
     pub(crate) dirty: AtomicU64,
     /// Pages that outstanding credits may still dirty.
@@ -154,12 +166,15 @@ impl Pool {
             ring,
             region,
             xlat: Translation::new(),
+            repairs: Mutex::new(Vec::new()),
+            versions: PageVersions::new(),
             free: Mutex::new(free),
             frame_turn: Mutex::new(()),
             hand: AtomicU64::new(0),
             witness: Mutex::new((Lsn::NULL, PageId(0))),
             begun: AtomicU64::new(0),
             in_redo: AtomicBool::new(false),
+            rebuilt_in_redo: Mutex::new(Vec::new()),
             dirty: AtomicU64::new(0),
             promised: AtomicU64::new(0),
             ring_used: AtomicU64::new(0),
@@ -178,6 +193,14 @@ impl Pool {
     /// The log.
     pub fn log(&self) -> &Arc<Log> {
         &self.log
+    }
+    /// Which version of each page the disk must hold.
+    pub fn versions(&self) -> &PageVersions {
+        &self.versions
+    }
+    /// The pages that were rebuilt from the log since the pool was made, and what was wrong with each; the first 1000.
+    pub fn repairs(&self) -> Vec<(PageId, String)> {
+        self.repairs.lock().clone()
     }
     /// Page size in bytes.
     pub fn page_size(&self) -> usize {
@@ -198,6 +221,7 @@ impl Pool {
             write_calls: c.write_calls.load(Relaxed),
             images: c.images.load(Relaxed),
             image_bytes: c.image_bytes.load(Relaxed),
+            repaired: c.repaired.load(Relaxed),
             file_pages: self.file_pages(),
         }
     }

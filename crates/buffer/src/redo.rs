@@ -11,6 +11,7 @@ use crate::{ApplyError, Applying, Pool, image};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
 use hamal_page::{Lsn, PageId, RmId, TxnId, header};
+use hamal_trace::WriteReason;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::Ordering::*;
@@ -34,6 +35,25 @@ impl RedoPage<'_> {
     /// pageLSN of the page as it is now; null while it is blank.
     pub fn page_lsn(&self) -> Lsn {
         header::page_lsn(&self.guard)
+    }
+
+    /// The page as the disk has it is an older version than the log goes on from: rebuilds it from a whole-page record that
+    /// the log still has, wherever, and all records after it. It is dirty then, and as new as the log's end, where its pageLSN
+    /// must be `last`.
+    ///
+    /// # Errors
+    /// `StalePage` if the log does not reach back, with `what` in its message. The page is then forgotten.
+    pub fn rebuild(&mut self, last: Lsn, what: &str) -> Result<()> {
+        self.pool.versions.set(self.id, last);
+        let why = self.pool.stale(self.id, self.page_lsn(), what);
+        if let Err(e) = self.pool.repair(self.id, &mut self.guard, why) {
+            self.blank = true;
+            self.rec = Lsn::NULL;
+            return Err(e);
+        }
+        self.rec = Lsn::NULL;
+        self.pool.settle_repair(self.id);
+        Ok(())
     }
 
     /// Applies one block of a record (for [`Whole::Image`] and [`Whole::Init`] the page is replaced; an image restores the
@@ -164,7 +184,8 @@ impl Pool {
     /// follows), and the file grows to hold it if need be. Only between `begin_redo` and `end_redo`.
     ///
     /// # Errors
-    /// `PageCorrupt` if it is damaged (no image is in reach: corruption, by the lemma of rule W), `Io`, `NoSpace`.
+    /// `PageCorrupt` if it is damaged and no image is in reach (corruption, by the lemma of rule W), `PageUnreadable`,
+    /// `NoSpace`.
     pub fn redo_page(&self, id: PageId, read: bool) -> Result<RedoPage<'_>> {
         if !self.in_redo.load(SeqCst) {
             return Err(Error::internal("BUF-REDO: a page is redone outside redo").with_page(id));
@@ -188,9 +209,15 @@ impl Pool {
         Ok(RedoPage { pool: self, guard, id, blank: true, rec: Lsn::NULL })
     }
 
-    /// Leaves redo.
-    pub fn end_redo(&self) {
+    /// Leaves redo, and writes the pages back that were rebuilt from the log meanwhile (which logs an image of each, so that
+    /// they can be rebuilt again should that write be torn).
+    ///
+    /// # Errors
+    /// As [`Pool::flush_page`].
+    pub fn end_redo(&self) -> Result<()> {
         self.in_redo.store(false, SeqCst);
+        let rebuilt = std::mem::take(&mut *self.rebuilt_in_redo.lock());
+        rebuilt.into_iter().try_for_each(|page| self.flush_page_as(page, WriteReason::Repair))
     }
 
     /// Drops a page from memory without writing it, if nobody uses it (recovery of freed pages). What the page owed to

@@ -5,10 +5,10 @@
 //! 2. scan transactions and frames: the tables and the redo point R;
 //! 3. sync the data file: every page write that had completed before the scan is durable;
 //! 4. append the tables in chunks and the end record, force the log;
-//! 5. write the other slot of the control file, sync: now R counts;
+//! 5. write the table of page versions, sync; write the other slot of the control file, sync: now R counts;
 //! 6. release the log below what both slots need.
 
-use crate::{CheckpointData, CheckpointEnd, Chunk, Control, ControlFile};
+use crate::{CheckpointData, CheckpointEnd, Chunk, Control, ControlFile, VersionsFile};
 use hamal_buffer::RingShares;
 use hamal_error::Result;
 use hamal_log::{Log, RecordKind, RecordSpec, TxnRef};
@@ -43,13 +43,27 @@ pub struct CheckpointReport {
 pub struct Checkpointer {
     txns: Arc<TxnManager>,
     trace: Trace,
+    /// Taken before `versions`.
     control: Mutex<ControlFile>,
+    versions: Mutex<VersionsFile>,
 }
 
 impl Checkpointer {
-    /// Over an open control file.
-    pub fn new(txns: Arc<TxnManager>, control: ControlFile, trace: Trace) -> Checkpointer {
-        Checkpointer { txns, trace, control: Mutex::new(control) }
+    /// Over an open control file and the table of page versions that it speaks of.
+    pub fn new(
+        txns: Arc<TxnManager>,
+        control: ControlFile,
+        versions: VersionsFile,
+        trace: Trace,
+    ) -> Checkpointer {
+        Checkpointer { txns, trace, control: Mutex::new(control), versions: Mutex::new(versions) }
+    }
+
+    /// Pages of whose versions nothing was known when the database was opened, because their block of the table was damaged.
+    pub fn unknown_versions(&self) -> Vec<std::ops::Range<PageId>> {
+        let size = hamal_buffer::TAGS_PER_BLOCK as u64;
+        let versions = self.versions.lock();
+        versions.damaged().iter().map(|b| PageId(b * size)..PageId((b + 1) * size)).collect()
     }
 
     /// What the control file says now.
@@ -76,6 +90,8 @@ impl Checkpointer {
         let log = self.txns.log();
         log.poisoned().check()?;
         let last = control.current().clone();
+        let mut versions = self.versions.lock();
+        versions.reserve(pool.file_pages())?;
 
         // Step 1 (CKP-1). Whoever appends a record below B has set its recLSN and its table entry before reserving, and
         // the reservation of B is a later step on the same atomic tail.
@@ -110,6 +126,12 @@ impl Checkpointer {
         let (_, end) = self.append(log, RecordKind::CheckpointEnd, &tables.encode())?;
         log.force(end, ForceReason::Checkpoint)?;
 
+        // The tags are read after the scan, so those of pages that no record from R on names are final; the moment of the
+        // table is durable in the log (VER-2, VER-4).
+        versions.reserve(data_pages)?;
+        let written = versions.write(pool.versions(), begin, data_pages).map_err(|e| log.poison(e))?;
+        self.trace.emit(|| Event::VersionsWrite { blocks: written.blocks });
+
         // Step 5: the one write that makes the checkpoint count. A transaction in the table pins the log from its first
         // record even if it has committed since: its commit record may be lost in a crash (T41).
         let keep_from = data.att.iter().map(|e| Lsn(e.txn.0)).fold(redo, Lsn::min);
@@ -121,9 +143,12 @@ impl Checkpointer {
             data_pages,
             witness_page,
             witness_lsn,
+            versions: written.digest,
             ..last
         };
         let slot = control.write(next).map_err(|e| log.poison(e))?;
+        versions.commit(written);
+        drop(versions);
         let sequence = control.current().sequence;
         self.trace.emit(|| Event::ControlWrite { sequence, slot });
 

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Bytes of one slot.
 pub const SLOT_BYTES: usize = 4096;
+/// The digest of the table of page versions has a fixed place before the checksum: slots of a time before it have zeros there.
+const VERSIONS_AT: usize = SLOT_BYTES - 12;
 const MAGIC: [u8; 8] = *b"hamalctl";
 /// Raised when a format changes so that older code cannot read it.
 const FORMAT: u32 = 1;
@@ -55,6 +57,8 @@ pub struct Control {
     pub witness_page: PageId,
     /// See `witness_page`.
     pub witness_lsn: Lsn,
+    /// Digest of the table of page versions that belongs to this checkpoint; 0: there is none yet.
+    pub versions: u64,
     /// The resource managers.
     pub managers: Vec<ManagerEntry>,
 }
@@ -88,10 +92,11 @@ impl Control {
             b.push(m.name.len() as u8);
             b.extend_from_slice(m.name.as_bytes());
         }
-        if b.len() > SLOT_BYTES - 4 {
+        if b.len() > VERSIONS_AT {
             return Err(Error::new(ErrorKind::Limit, "too many resource managers for the control file"));
         }
-        b.resize(SLOT_BYTES - 4, 0);
+        b.resize(VERSIONS_AT, 0);
+        b.extend_from_slice(&self.versions.to_le_bytes());
         let crc = crc32c::crc32c(&b);
         b.extend_from_slice(&crc.to_le_bytes());
         Ok(b)
@@ -137,14 +142,15 @@ impl Control {
         let (begin, end, redo, keep) = (Lsn(r.u64()), Lsn(r.u64()), Lsn(r.u64()), Lsn(r.u64()));
         let data_pages = r.u64();
         let (witness_page, witness_lsn) = (PageId(r.u64()), Lsn(r.u64()));
+        let versions = Reader { b, at: VERSIONS_AT }.u64();
         let mut managers = Vec::new();
         for _ in 0..count {
             let short =
                 || Error::new(ErrorKind::ControlCorrupt, "the list of managers is cut short").with_file(NAME);
-            let head = b.get(r.at..r.at + 6).ok_or_else(short)?;
+            let head = b.get(r.at..r.at + 6).filter(|_| r.at + 6 <= VERSIONS_AT).ok_or_else(short)?;
             let (id, version, len) =
                 (head[0], u32::from_le_bytes([head[1], head[2], head[3], head[4]]), usize::from(head[5]));
-            let name = b.get(r.at + 6..r.at + 6 + len).ok_or_else(short)?;
+            let name = b[..VERSIONS_AT].get(r.at + 6..r.at + 6 + len).ok_or_else(short)?;
             let name = std::str::from_utf8(name).map_err(|_| short())?.to_string();
             r.at += 6 + len;
             managers.push(ManagerEntry { id, version, name });
@@ -165,6 +171,7 @@ impl Control {
             data_pages,
             witness_page,
             witness_lsn,
+            versions,
             managers,
         })
     }
@@ -347,6 +354,7 @@ mod tests {
             data_pages: 9,
             witness_page: PageId(4),
             witness_lsn: Lsn(keep),
+            versions: keep ^ 0x55,
             managers: vec![ManagerEntry { id: 1, version: 3, name: "space".into() }],
         }
     }

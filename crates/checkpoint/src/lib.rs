@@ -5,7 +5,9 @@
 mod checkpointer;
 mod control;
 mod tables;
+mod versions;
 
 pub use checkpointer::{CheckpointReport, Checkpointer};
 pub use control::{Control, ControlFile, ManagerEntry, SLOT_BYTES};
 pub use tables::{CheckpointData, CheckpointEnd, Chunk};
+pub use versions::{VERSIONS, VersionsFile, WrittenVersions};

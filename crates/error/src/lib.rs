@@ -24,8 +24,13 @@ pub enum ErrorKind {
     Poisoned,
     /// A commit was in flight when the engine was poisoned: the next open decides whether it happened.
     OutcomeUnknown,
-    /// A page of the data file is damaged and the log holds no image of it.
+    /// A page of the data file is damaged and could not be rebuilt from the log.
     PageCorrupt,
+    /// A page of the data file is whole, but not the version that was written last: a device lost the write or put it in
+    /// another place, or the file is a copy of another moment. It could not be rebuilt from the log.
+    StalePage,
+    /// The operating system cannot read a page of the data file, and it could not be rebuilt from the log.
+    PageUnreadable,
     /// The log is damaged before its proven end.
     LogCorrupt,
     /// Both slots of the control file are damaged.
@@ -199,6 +204,11 @@ impl Error {
         self.edit(|e| e.cause = Some(cause))
     }
 
+    /// The same error under another kind.
+    #[must_use]
+    pub fn with_kind(self, kind: ErrorKind) -> Self {
+        self.edit(|e| e.kind = kind)
+    }
     /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -230,7 +240,16 @@ impl Error {
     /// Whether the error says that stored bytes are damaged, missing or foreign.
     pub fn is_corruption(&self) -> bool {
         use ErrorKind::*;
-        matches!(self.kind(), PageCorrupt | LogCorrupt | ControlCorrupt | LogBehindPages | WrongDatabase)
+        matches!(
+            self.kind(),
+            PageCorrupt
+                | StalePage
+                | PageUnreadable
+                | LogCorrupt
+                | ControlCorrupt
+                | LogBehindPages
+                | WrongDatabase
+        )
     }
 }
 

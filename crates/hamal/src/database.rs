@@ -170,7 +170,25 @@ impl Database {
     /// Only what is no finding: `Io`, `Poisoned`; `InvalidArgument` if the database was closed or write transactions are live.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
         let core = self.core();
-        core.while_quiet(|| hamal_btree::verify(&core.btree, &core.catalogue, progress))
+        let mut report = core.while_quiet(|| hamal_btree::verify(&core.btree, &core.catalogue, progress))?;
+        // Elsewhere a repaired page was written back; here the disk still has what was wrong.
+        let repairs = if core.read_only { core.pool.repairs() } else { Vec::new() };
+        for (page, what) in repairs {
+            let message = format!("{what}; the page can be rebuilt from the log");
+            report.findings.push(hamal_btree::Finding { page: Some(page), message });
+        }
+        for pages in core.checkpointer.unknown_versions() {
+            report.findings.push(hamal_btree::Finding {
+                page: None,
+                message: format!(
+                    "a block of the table of page versions was damaged when the database was opened: older versions of pages \
+                     {} to {} could not be told from the newest",
+                    pages.start,
+                    pages.end.0.saturating_sub(1)
+                ),
+            });
+        }
+        Ok(report)
     }
     /// One step of everything that background threads do otherwise: flushes asynchronous commits, writes a batch of old
     /// pages, takes a checkpoint if one is due by log bytes, collects garbage. Looks at no clock. Returns whether it

@@ -8,7 +8,9 @@ use crate::options::{Builder, Settings};
 use crate::{Disk, Error, ErrorKind, Result};
 use hamal_btree::{BTREE_RM, Btree, BtreeManager, Catalogue, Garbage};
 use hamal_buffer::{Pool, PoolOptions};
-use hamal_checkpoint::{CheckpointEnd, Checkpointer, Control, ControlFile, ManagerEntry};
+use hamal_checkpoint::{
+    CheckpointEnd, Checkpointer, Control, ControlFile, ManagerEntry, VERSIONS, VersionsFile,
+};
 use hamal_disk::{DiskFile, DiskLock, OpenMode, OverlayDisk};
 use hamal_error::Poison;
 use hamal_log::{Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments};
@@ -64,8 +66,11 @@ fn look(disk: &Arc<dyn Disk>) -> Result<Found> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => false,
         Err(e) => return Err(io(e)),
     };
-    let data = disk.exists(DATA).map_err(io)? || disk.exists(CONTROL_NEW).map_err(io)?;
-    Ok(if log_files || data { Found::Headless } else { Found::Nothing })
+    let mut parts = log_files;
+    for name in [DATA, VERSIONS, CONTROL_NEW] {
+        parts |= disk.exists(name).map_err(io)?;
+    }
+    Ok(if parts { Found::Headless } else { Found::Nothing })
 }
 
 /// Whether the log makes files of this name in its directory.
@@ -191,7 +196,7 @@ fn remove_half_made(disk: &Arc<dyn Disk>) -> Result<()> {
     if !logs.is_empty() {
         disk.sync_dir(WAL).map_err(io)?;
     }
-    for name in [DATA, CONTROL_NEW] {
+    for name in [DATA, VERSIONS, CONTROL_NEW] {
         if disk.exists(name).map_err(io)? {
             disk.remove(name).map_err(io)?;
         }
@@ -256,6 +261,7 @@ fn create(options: &Builder, disk: &Arc<dyn Disk>) -> Result<()> {
         data_pages: 0,
         witness_page: PageId(0),
         witness_lsn: Lsn::NULL,
+        versions: 0,
         managers: built_in()
             .map(|(id, name, version)| ManagerEntry { id: id.0, version, name: name.to_string() })
             .to_vec(),
@@ -269,11 +275,13 @@ fn create(options: &Builder, disk: &Arc<dyn Disk>) -> Result<()> {
     log.force(log.tail(), ForceReason::Asked)?;
     parts.pool.flush_all(WriteReason::Asked)?;
     parts.pool.sync_data()?;
+    let versions = VersionsFile::create(disk, identity.db)?;
     disk.sync_dir(WAL).map_err(io)?;
     disk.sync_dir("").map_err(io)?;
 
+    let control = Control { versions: versions.digest(), ..control };
     let control = ControlFile::create(disk, control)?;
-    Checkpointer::new(parts.txns.clone(), control, trace).checkpoint()?;
+    Checkpointer::new(parts.txns.clone(), control, versions, trace).checkpoint()?;
     remove_marker(disk)
 }
 
@@ -402,17 +410,15 @@ fn assemble(
 }
 
 /// Refuses a data file that is older than the control file: the page that the last checkpoint named as its witness has a lower
-/// pageLSN than it had when that checkpoint synced the file. A page that cannot be verified here (torn, or cut off since) is no
-/// proof either way: recovery, or whoever reads it, decides.
+/// pageLSN than it had when that checkpoint synced the file. A page that cannot be read or verified here (torn, or cut off since)
+/// is no proof either way: recovery, or whoever reads it, decides.
 fn check_witness(data: &dyn DiskFile, control: &Control) -> Result<()> {
     if control.witness_lsn.is_null() {
         return Ok(());
     }
     let mut page = hamal_disk::AlignedBuf::new(control.page_size as usize);
     let offset = control.witness_page.0.saturating_mul(u64::from(control.page_size));
-    let read = data
-        .read_at(offset, &mut page)
-        .map_err(|e| Error::io("cannot read a page", e).with_file(DATA).with_offset(offset))?;
+    let Ok(read) = data.read_at(offset, &mut page) else { return Ok(()) };
     if read < page.len() || hamal_page::verify(&page, control.db, control.witness_page).is_err() {
         return Ok(());
     }
@@ -490,7 +496,8 @@ fn wire(
     }
     let parts = assemble(options, &settings, data, log, &managers, &trace)?;
     parts.pool.set_witness(control.witness_page, control.witness_lsn);
-    let checkpointer = Checkpointer::new(parts.txns.clone(), control_file, trace.clone());
+    let versions = VersionsFile::open(&disk, &control, end.end, parts.pool.versions())?;
+    let checkpointer = Checkpointer::new(parts.txns.clone(), control_file, versions, trace.clone());
     let data_len = parts.pool.file_pages();
     let context = RestartContext {
         txns: &parts.txns,

@@ -66,6 +66,8 @@ stats! {
     page_images,
     /// Their bytes.
     page_image_bytes,
+    /// Pages rebuilt from the log because the disk did not give them as they were written last.
+    pages_repaired,
     /// Pages of the data file.
     file_pages,
     /// Live write transactions.
@@ -127,6 +129,7 @@ impl Stats {
             page_write_calls: p.write_calls,
             page_images: p.images,
             page_image_bytes: p.image_bytes,
+            pages_repaired: p.repaired,
             file_pages: p.file_pages,
             transactions_active: t.active,
             transactions_begun: t.begun,

@@ -19,7 +19,7 @@ fn fingerprint(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to.join("wal")).unwrap();
-    for name in ["control", "data"] {
+    for name in ["control", "data", "versions"] {
         std::fs::copy(from.join(name), to.join(name)).unwrap();
     }
     for entry in std::fs::read_dir(from.join("wal")).unwrap() {

@@ -19,6 +19,7 @@ mod reader;
 mod record;
 #[allow(unsafe_code)]
 mod ring;
+mod scan;
 mod segment;
 mod slots;
 mod space;

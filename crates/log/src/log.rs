@@ -84,6 +84,8 @@ pub struct Log {
     /// Held while segments are made or released. Taken after `flush`, never before it.
     pub(crate) grow: Mutex<Grow>,
     reader: Mutex<Files>,
+    /// Held shared while the whole log is read: no segment is released meanwhile.
+    pub(crate) scans: RwLock<()>,
     pub(crate) ring_turn: Mutex<()>,
     pub(crate) ring_mutex: Mutex<()>,
     pub(crate) ring_wake: Condvar,
@@ -168,6 +170,7 @@ impl Log {
             flush: Mutex::new(Group { start, last_seal }),
             waiters: Mutex::new(Vec::new()),
             reader: Mutex::new(Files::new(segments.clone(), seeds, READ_CHUNK, 16 * READ_CHUNK)),
+            scans: RwLock::new(()),
             segments: RwLock::new(Arc::new(segments)),
             grow: Mutex::new(Grow { free: Vec::new() }),
             ring_turn: Mutex::new(()),
@@ -470,6 +473,8 @@ impl Log {
         if n == 0 {
             return Ok(());
         }
+        // A scan reads the files that would be used again.
+        let _no_scan = self.scans.write();
         self.set_segments(all[n..].to_vec());
         let released = self.release(&mut grow, &all[..n]);
         if let Err(e) = released {

@@ -9,7 +9,7 @@ use crate::ProgressFn;
 use crate::restart::step;
 use hamal_checkpoint::{CheckpointData, CheckpointEnd, Chunk, Control};
 use hamal_error::{Error, ErrorKind, Result};
-use hamal_log::{LogReader, Record, RecordKind, Whole};
+use hamal_log::{BlockRef, LogReader, Record, RecordKind, Whole};
 use hamal_page::{Lsn, PageId, TxnId};
 use hamal_trace::{Event, Phase, SkipReason, Trace};
 use hamal_txn::AttEntry;
@@ -26,6 +26,8 @@ pub struct PageRedo {
     pub records: Vec<Lsn>,
     /// Bytes of these records in the log: what redo will have in memory at once.
     pub bytes: u64,
+    /// The pageLSN that the page has after all of them; null if it is free then.
+    pub last: Lsn,
     /// Records before the newest whole-page record: only counted.
     pub superseded: u64,
 }
@@ -131,7 +133,7 @@ pub fn analyse(
         trace.emit(|| Event::AnalysisRecord { lsn: r.lsn, kind: r.kind.name(), txn: r.txn });
 
         for b in &r.blocks {
-            note_block(a.pages.entry(b.page).or_default(), &r, b.page, b.whole, begin, trace);
+            note_block(a.pages.entry(b.page).or_default(), &r, b, begin, trace);
         }
         if r.lsn < begin {
             continue;
@@ -181,7 +183,8 @@ pub fn analyse(
 }
 
 /// Notes that a record names a page.
-fn note_block(p: &mut PageRedo, r: &Record, page: PageId, whole: Whole, begin: Lsn, trace: &Trace) {
+fn note_block(p: &mut PageRedo, r: &Record, b: &BlockRef, begin: Lsn, trace: &Trace) {
+    let (page, whole) = (b.page, b.whole);
     if whole != Whole::No {
         // Whole-page records supersede what came before, wherever recLSN points (T42).
         for lsn in &p.records {
@@ -194,6 +197,11 @@ fn note_block(p: &mut PageRedo, r: &Record, page: PageId, whole: Whole, begin: L
         p.whole = Some((r.lsn, whole));
     }
     p.records.push(r.lsn);
+    p.last = match whole {
+        Whole::No | Whole::Init => r.lsn,
+        Whole::Image => b.former,
+        Whole::Free => Lsn::NULL,
+    };
     p.bytes += r.len() as u64;
     if r.lsn >= begin && p.rec.is_null() {
         p.rec = r.lsn;

@@ -16,7 +16,7 @@ use crate::restart::step;
 use crate::{Analysis, PageRedo, ProgressFn, RecoveryReport, RestartContext};
 use hamal_buffer::RedoPage;
 use hamal_error::{Error, ErrorKind, Result};
-use hamal_log::{LogReader, Record, Whole};
+use hamal_log::{BlockRef, LogReader, Record, Whole};
 use hamal_page::{Lsn, PageId, header};
 use hamal_trace::{Event, Phase, SkipReason};
 use std::collections::HashMap;
@@ -24,8 +24,8 @@ use std::collections::HashMap;
 /// Redoes every page of the analysis.
 ///
 /// # Errors
-/// `PageCorrupt` for a damaged page without a whole-page record in reach (corruption, by the lemma of rule W),
-/// `LogBehindPages` for a page newer than the log, `LogCorrupt`, I/O errors, `Cancelled`.
+/// `PageCorrupt`, `StalePage` or `PageUnreadable` for a page that the disk does not give as it was written last, if the log has
+/// no whole-page record of it (in [R, end] it has, if a crash tore the page: the lemma of rule W); `LogBehindPages` for a page newer than the log, `LogCorrupt`, I/O errors, `Cancelled`.
 pub fn redo(
     ctx: &mut RestartContext<'_>,
     analysis: &Analysis,
@@ -67,7 +67,7 @@ pub fn redo(
             redo_one(ctx, report, &records, page, todo)?;
         }
     }
-    pool.end_redo();
+    pool.end_redo()?;
     step(progress, Phase::Redo, total, total)
 }
 
@@ -126,6 +126,10 @@ fn redo_one(
         }
         None => redo_onto_disk_version(ctx, report, records, page, todo)?,
     }
+    if !todo.records.is_empty() {
+        // What is in memory now, or what the disk must hold if nothing had to be done (VER-3).
+        ctx.txns.pool().versions().set(page, todo.last);
+    }
     Ok(())
 }
 
@@ -157,19 +161,22 @@ fn redo_onto_disk_version(
             note_skip(ctx, report, lsn, page, SkipReason::PageLsnNotBelowLsn, rec, page_lsn);
             continue;
         }
-        let former = apply(ctx, report, records, &mut target, page, lsn)?;
-        if first_applied.is_none() && former > page_lsn {
-            // The record says what pageLSN it was made on. A page that is older lost a write (T32).
-            return Err(Error::new(
-                ErrorKind::PageCorrupt,
-                format!("a write of the page was lost: its pageLSN is {page_lsn}, but the log goes on from {former}"),
-            )
-            .with_file("data")
-            .with_page(page)
-            .with_lsn(lsn)
-            .with_help("Restore the page from a backup"));
+        // The record says which version of the page it was made on. Another one means that a write was lost (T32): the
+        // log may reach back to a whole-page record before the redo point.
+        let former = find(records, page, lsn)?.0.former;
+        if former != page_lsn {
+            target.rebuild(todo.last, &format!("the log goes on from {former} at {lsn}"))?;
+            report.pages_rebuilt += 1;
+            return Ok(());
         }
+        apply(ctx, report, records, &mut target, page, lsn)?;
         first_applied.get_or_insert(lsn);
+    }
+    let page_lsn = target.page_lsn();
+    if page_lsn != todo.last && page_lsn < ctx.end.end {
+        target.rebuild(todo.last, &format!("its last record is {}", todo.last))?;
+        report.pages_rebuilt += 1;
+        return Ok(());
     }
     match first_applied {
         Some(lsn) => target.set_dirty(lsn),
@@ -179,7 +186,18 @@ fn redo_onto_disk_version(
     Ok(())
 }
 
-/// Applies the record at `lsn` to the page; returns the pageLSN that the record was made on.
+/// The block of the record at `lsn` that names the page, its number, and the record.
+fn find(records: &Records, page: PageId, lsn: Lsn) -> Result<(&BlockRef, usize, &Record)> {
+    let gone =
+        || Error::internal("REC-3: a record was not collected for its page").with_lsn(lsn).with_page(page);
+    let record = records.get(&lsn).ok_or_else(gone)?;
+    let i = record.blocks.iter().position(|b| b.page == page).ok_or_else(|| {
+        Error::internal("REC-3: a record listed for a page does not name it").with_lsn(lsn).with_page(page)
+    })?;
+    Ok((&record.blocks[i], i, record))
+}
+
+/// Applies the record at `lsn` to the page.
 fn apply(
     ctx: &RestartContext<'_>,
     report: &mut RecoveryReport,
@@ -187,19 +205,13 @@ fn apply(
     target: &mut RedoPage<'_>,
     page: PageId,
     lsn: Lsn,
-) -> Result<Lsn> {
-    let gone =
-        || Error::internal("REC-3: a record was not collected for its page").with_lsn(lsn).with_page(page);
-    let record = records.get(&lsn).ok_or_else(gone)?;
-    let i = record.blocks.iter().position(|b| b.page == page).ok_or_else(|| {
-        Error::internal("REC-3: a record listed for a page does not name it").with_lsn(lsn).with_page(page)
-    })?;
+) -> Result<()> {
+    let (b, i, record) = find(records, page, lsn)?;
     let before = target.page_lsn();
-    let b = &record.blocks[i];
     target.apply(record.lsn, record.txn, record.rm, b.op, b.whole, record.payload(i))?;
     report.redone += 1;
     ctx.trace.emit(|| Event::RedoApply { lsn, page, page_lsn_before: before });
-    Ok(b.former)
+    Ok(())
 }
 
 fn read(reader: &mut LogReader, lsn: Lsn) -> Result<Record> {

@@ -44,6 +44,17 @@ pub(crate) fn step(progress: &mut ProgressFn<'_>, phase: Phase, done: u64, total
     }
 }
 
+/// Tells the pool which versions the disk must hold of the pages that the log names (VER-3): of a page that was clean at the
+/// checkpoint and has not changed since, the one that its last record made. What redo has to read first may be older: of
+/// that redo itself says so. Of the other pages the table speaks that was read with the control file.
+fn expect_versions(ctx: &RestartContext<'_>, analysis: &Analysis, clean: bool) {
+    let versions = ctx.txns.pool().versions();
+    for (&page, todo) in analysis.pages.iter().filter(|(_, todo)| !todo.records.is_empty()) {
+        let untouched = todo.rec.is_null() && (ctx.bypass || clean);
+        versions.set(page, if untouched { todo.last } else { Lsn::NULL });
+    }
+}
+
 /// Brings the database to the state that its durable log describes: history repeated, losers rolled back.
 ///
 /// # Errors
@@ -75,6 +86,7 @@ pub fn restart(mut ctx: RestartContext<'_>, mut progress: ProgressFn<'_>) -> Res
     // Losers are active from before redo ends until their End (T11).
     let losers: Vec<_> = analysis.losers.iter().map(|e| (*e, ctx.txns.adopt(*e))).collect();
     ctx.txns.start_at(end);
+    expect_versions(&ctx, &analysis, report.clean);
     if report.clean {
         ctx.txns.pool().publish_checkpoint(begin);
         return Ok(report);

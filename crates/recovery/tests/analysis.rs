@@ -112,6 +112,7 @@ impl History {
             data_pages: 0,
             witness_page: PageId(0),
             witness_lsn: Lsn::NULL,
+            versions: 0,
             managers: vec![],
         };
         let end = find_end(&self.disk, self.log.options(), self.identity, self.begin, self.end)?;

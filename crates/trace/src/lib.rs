@@ -39,6 +39,8 @@ pub enum WriteReason {
     Asked,
     /// Recovery finishes.
     Recovery,
+    /// It was rebuilt from the log.
+    Repair,
 }
 
 /// Why redo did not apply a record to a page. A closed list: the engine cannot skip without one of these.
@@ -91,6 +93,9 @@ pub enum Event<'a> {
     PageRead { page: PageId, page_lsn: Lsn },
     /// A page's image was appended before its write.
     PageImage { page: PageId, lsn: Lsn, page_lsn: Lsn, bytes: usize },
+    /// A page that could not be used as the disk holds it was rebuilt from the whole-page record at `base` and what the log
+    /// has after it.
+    PageRepaired { page: PageId, base: Lsn, page_lsn: Lsn },
     /// A page was written.
     PageWrite { page: PageId, page_lsn: Lsn, why: WriteReason },
     /// A page's frame was given to another page.
@@ -113,6 +118,8 @@ pub enum Event<'a> {
     CheckpointSync,
     /// A checkpoint is complete.
     CheckpointEnd { begin: Lsn, end: Lsn, redo: Lsn, att: usize, dpt: usize },
+    /// Blocks of the table of page versions were written, and synced.
+    VersionsWrite { blocks: usize },
     /// The control file was written.
     ControlWrite { sequence: u64, slot: u8 },
     /// A phase of restart begins.

@@ -3,16 +3,16 @@
 //! It holds what is there *now*, and a record of what was done and answered. What a crash may leave is worked out from the
 //! record when somebody asks ([`SimDisk::image`]). After a boot, what the power failure left undecided is asked of the
 //! [`Fates`] when a call first depends on it, and the answer is written into what is there now.
-use super::content::{Content, PAGE, SECTOR, SECTORS, hash, mix};
+use super::content::{SECTOR, hash, mix};
+use super::door::SimFile;
 use super::faults::{Plan, flip};
-use super::file::{FileState, bits};
 use super::image::Image;
+use super::live::LiveFile;
 use super::names;
-use super::state::{Change, Cursor, Effect, Entry, Names, State, dir_of, site};
+use super::state::{Change, Cursor, Effect, Entry, Names, PendingChange, State, site};
 use super::{
     Act, Asked, Durable, Fates, FileId, IoEvent, IoFault, Persistence, Question, Site, Watch, Wrong,
 };
-use hamal::disk::{Disk, DiskFile, DiskLock, OpenMode, continued, continued_write};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -33,11 +33,11 @@ struct Shared {
     inner: Mutex<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     origin: Arc<State>,
-    names: Arc<Names>,
+    pub(super) names: Arc<Names>,
     /// By [`FileId`].
-    files: Vec<Option<LiveFile>>,
+    pub(super) files: Vec<Option<LiveFile>>,
     fates: Option<Box<dyn Fates>>,
     record: Vec<Entry>,
     /// Where in the record the changes stand.
@@ -48,91 +48,12 @@ struct Inner {
     traffic: (u64, u64),
     plan: Option<Plan>,
     capacity: Option<u64>,
-    locks: BTreeSet<Arc<str>>,
+    pub(super) locks: BTreeSet<Arc<str>>,
     watch: Option<Box<dyn Watch>>,
     view: Option<Cursor>,
     objections: Vec<String>,
     /// Where [`SimDisk::image`] is.
     cursor: Option<Cursor>,
-}
-
-/// A file as it is now.
-struct LiveFile {
-    now: Content,
-    len: u64,
-    open: Option<Box<Open>>,
-}
-
-/// What is still undecided of a file.
-struct Open {
-    /// As the power failure left it, and all answers since.
-    state: Arc<FileState>,
-    /// Undecided sectors: page, mask; ascending.
-    sectors: Vec<(u64, u8)>,
-    length: bool,
-}
-
-impl LiveFile {
-    fn of(state: &Arc<FileState>) -> LiveFile {
-        let open = (!state.is_decided()).then(|| {
-            Box::new(Open {
-                state: state.clone(),
-                sectors: state.pages.iter().map(|(page, v)| (*page, v.mask())).collect(),
-                length: state.lengths().len() > 1,
-            })
-        });
-        let (mut now, len) = (state.base().clone(), state.durable_len());
-        if state.lengths().len() == 1 && !len.is_multiple_of(SECTOR) {
-            now.cut(len);
-        }
-        LiveFile { now, len, open }
-    }
-
-    fn undecided_length(&self) -> Option<&Open> {
-        self.open.as_deref().filter(|o| o.length)
-    }
-
-    /// The first undecided sector that overlaps these bytes.
-    fn undecided(&self, bytes: &Range<u64>) -> Option<u64> {
-        let open = self.open.as_ref()?;
-        let from = open.sectors.partition_point(|(page, _)| (page + 1) * PAGE <= bytes.start);
-        for (page, mask) in open.sectors[from..].iter().take_while(|(page, _)| page * PAGE < bytes.end) {
-            for i in bits(*mask) {
-                let sector = page * SECTORS + i;
-                if (sector + 1) * SECTOR > bytes.start && sector * SECTOR < bytes.end {
-                    return Some(sector);
-                }
-            }
-        }
-        None
-    }
-
-    /// These sectors are not undecided any longer.
-    fn close(&mut self, sectors: Range<u64>) {
-        let Some(open) = &mut self.open else { return };
-        let from = open.sectors.partition_point(|(page, _)| (page + 1) * SECTORS <= sectors.start);
-        let mut emptied = false;
-        for (page, mask) in
-            open.sectors[from..].iter_mut().take_while(|(page, _)| page * SECTORS < sectors.end)
-        {
-            for i in bits(*mask) {
-                if sectors.contains(&(*page * SECTORS + i)) {
-                    *mask &= !(1 << i);
-                }
-            }
-            emptied |= *mask == 0;
-        }
-        if emptied {
-            open.sectors.retain(|(_, mask)| *mask != 0);
-        }
-        self.close_if_decided();
-    }
-
-    fn close_if_decided(&mut self) {
-        if self.open.as_ref().is_some_and(|o| o.sectors.is_empty() && !o.length) {
-            self.open = None;
-        }
-    }
 }
 
 fn gone() -> io::Error {
@@ -162,16 +83,16 @@ impl Inner {
     }
 
     /// Remembers, for the history's hash, something that is not in the record.
-    fn note(&mut self, what: u64) {
+    pub(super) fn note(&mut self, what: u64) {
         self.reads = mix(mix(self.reads, what), self.record.len() as u64);
     }
 
-    fn strike(&mut self, site: Site) -> Option<Wrong> {
+    pub(super) fn strike(&mut self, site: Site) -> Option<Wrong> {
         self.plan.as_mut()?.strike(site)
     }
 
     /// Fails a call for which nothing but an error can go wrong.
-    fn pass(&mut self, site: Site) -> io::Result<()> {
+    pub(super) fn pass(&mut self, site: Site) -> io::Result<()> {
         match self.strike(site) {
             Some(Wrong::Eio) => Err(names::eio()),
             Some(Wrong::NoSpace) => Err(names::no_space()),
@@ -194,7 +115,7 @@ impl Inner {
     }
 
     /// The length; asks for it if need be.
-    fn length(&mut self, id: FileId) -> io::Result<u64> {
+    pub(super) fn length(&mut self, id: FileId) -> io::Result<u64> {
         let file = self.live(id)?;
         let Some(open) = file.undecided_length() else { return Ok(file.len) };
         let options = open.state.lengths().len() as u8;
@@ -251,17 +172,17 @@ impl Inner {
     }
 
     /// Asks what is undecided about a directory: whether it exists, and the names in it.
-    fn ask_dir(&mut self, dir: &str) {
+    pub(super) fn ask_dir(&mut self, dir: &str) {
         if self.names.pending.is_empty() {
             return;
         }
         loop {
-            let concerns = |p: &&super::state::PendingChange| match &p.change {
+            let concerns = |p: &&PendingChange| match &p.change {
                 Change::MakeDir { name } if **name == *dir => true,
                 change => change.dir() == dir,
             };
             // The directory's own name first: without it there are no others.
-            let of_itself = |p: &&super::state::PendingChange| !dir.is_empty() && p.change.touches(dir);
+            let of_itself = |p: &&PendingChange| !dir.is_empty() && p.change.touches(dir);
             let pending = &self.names.pending;
             let Some(p) = pending.iter().find(of_itself).or_else(|| pending.iter().find(concerns)) else {
                 return;
@@ -272,7 +193,7 @@ impl Inner {
         }
     }
 
-    fn check_dir(&mut self, dir: &str) -> io::Result<()> {
+    pub(super) fn check_dir(&mut self, dir: &str) -> io::Result<()> {
         self.ask_dir(dir);
         if dir.is_empty() || self.names.dirs.contains(dir) { Ok(()) } else { Err(names::not_found(dir)) }
     }
@@ -280,7 +201,7 @@ impl Inner {
     // Changes.
 
     /// Shows the watch what is going to be done, and writes it down.
-    fn change(&mut self, event: IoEvent, data: &[u8], effect: Effect) {
+    pub(super) fn change(&mut self, event: IoEvent, data: &[u8], effect: Effect) {
         if let Some(mut watch) = self.watch.take() {
             let objection = watch.before(&event, data, &self.durable());
             self.objections.extend(objection);
@@ -297,7 +218,7 @@ impl Inner {
         Durable { state: &view.state, now: &self.names }
     }
 
-    fn change_names(&mut self, act: Act, name: &Arc<str>, changes: Vec<Change>) {
+    pub(super) fn change_names(&mut self, act: Act, name: &Arc<str>, changes: Vec<Change>) {
         let event = IoEvent { site: site(name, act), file: 0, name: name.clone(), range: 0..0 };
         self.change(event, &[], Effect::Names(changes.clone()));
         let names = Arc::make_mut(&mut self.names);
@@ -321,7 +242,13 @@ impl Inner {
         if used.saturating_add(len) > capacity { Err(names::no_space()) } else { Ok(()) }
     }
 
-    fn read(&mut self, file: &SimFile, offset: u64, buf: &mut [u8], again: &mut bool) -> io::Result<usize> {
+    pub(super) fn read(
+        &mut self,
+        file: &SimFile,
+        offset: u64,
+        buf: &mut [u8],
+        again: &mut bool,
+    ) -> io::Result<usize> {
         let (mut at, mut most, mut flipped) = (offset, buf.len(), None);
         match self.strike(Site { role: file.role, act: Act::Read }) {
             Some(Wrong::Eio) => return Err(names::eio()),
@@ -355,7 +282,13 @@ impl Inner {
     }
 
     /// One system call of a write; how many bytes it wrote.
-    fn write(&mut self, file: &SimFile, offset: u64, buf: &[u8], again: &mut bool) -> io::Result<usize> {
+    pub(super) fn write(
+        &mut self,
+        file: &SimFile,
+        offset: u64,
+        buf: &[u8],
+        again: &mut bool,
+    ) -> io::Result<usize> {
         let site = Site { role: file.role, act: Act::Write };
         let (mut at, mut buf, mut dsync, mut lost) = (offset, Cow::Borrowed(buf), file.mode.dsync, false);
         let mut n = buf.len();
@@ -415,7 +348,7 @@ impl Inner {
     }
 
     /// Sets the length; `grow_only` leaves a longer file alone.
-    fn set_len(&mut self, file: &SimFile, len: u64, grow_only: bool) -> io::Result<()> {
+    pub(super) fn set_len(&mut self, file: &SimFile, len: u64, grow_only: bool) -> io::Result<()> {
         let site = Site { role: file.role, act: Act::SetLen };
         let wrong = self.strike(site);
         match wrong {
@@ -444,7 +377,7 @@ impl Inner {
         Ok(())
     }
 
-    fn sync(&mut self, file: &SimFile) -> io::Result<()> {
+    pub(super) fn sync(&mut self, file: &SimFile) -> io::Result<()> {
         let site = Site { role: file.role, act: Act::Sync };
         let event = IoEvent { site, file: file.id, name: file.name.clone(), range: 0..0 };
         let failed = match self.strike(site) {
@@ -485,11 +418,11 @@ impl SimDisk {
         SimDisk { shared: Arc::new(Shared { off: AtomicBool::new(false), inner: Mutex::new(inner) }) }
     }
     /// Also after a panic of a watch or of fates, which left nothing half done.
-    fn lock_inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock_inner(&self) -> MutexGuard<'_, Inner> {
         self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// For calls of the engine.
-    fn on(&self) -> io::Result<MutexGuard<'_, Inner>> {
+    pub(super) fn on(&self) -> io::Result<MutexGuard<'_, Inner>> {
         if self.shared.off.load(Relaxed) { Err(names::eio()) } else { Ok(self.lock_inner()) }
     }
     /// From now on every call fails, quickly.
@@ -601,247 +534,5 @@ impl SimDisk {
 impl fmt::Debug for SimDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SimDisk")
-    }
-}
-
-impl Disk for SimDisk {
-    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        names::check_mode(name, mode)?;
-        names::check_file(name)?;
-        let mut inner = self.on()?;
-        inner.note(hash(name.as_bytes()));
-        inner.check_dir(dir_of(name))?;
-        if inner.names.dirs.contains(name) {
-            return Err(names::is_a_directory(name));
-        }
-        let known = inner.names.files.get_key_value(name).map(|(n, id)| (n.clone(), *id));
-        let (name, id) = match known {
-            Some(_) if mode.create_new => return Err(names::already_exists(name)),
-            Some(known) => known,
-            None if mode.create || mode.create_new => {
-                inner.pass(site(name, Act::Create))?;
-                let (name, id): (Arc<str>, _) = (Arc::from(name), inner.files.len() as FileId);
-                inner.change_names(Act::Create, &name, vec![Change::Link { name: name.clone(), file: id }]);
-                inner.files.push(Some(LiveFile { now: Content::default(), len: 0, open: None }));
-                (name, id)
-            }
-            None => return Err(names::not_found(name)),
-        };
-        let role = super::role(&name);
-        Ok(Arc::new(SimFile { disk: self.clone(), id, name, role, mode }))
-    }
-
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        names::check_dir(dir)?;
-        let mut inner = self.on()?;
-        inner.note(hash(dir.as_bytes()));
-        inner.check_dir(dir)?;
-        let here = inner.names.files.keys().filter(|name| dir_of(name) == dir);
-        Ok(here.map(|name| name.rsplit('/').next().unwrap_or(name).to_owned()).collect())
-    }
-
-    fn create_dir(&self, dir: &str) -> io::Result<()> {
-        names::check_dir(dir)?;
-        let mut inner = self.on()?;
-        if dir.is_empty() {
-            return Ok(());
-        }
-        inner.ask_dir("");
-        if inner.names.files.contains_key(dir) {
-            return Err(names::already_exists(dir));
-        }
-        if !inner.names.dirs.contains(dir) {
-            inner.pass(site(dir, Act::MakeDir))?;
-            let name: Arc<str> = Arc::from(dir);
-            inner.change_names(Act::MakeDir, &name, vec![Change::MakeDir { name: name.clone() }]);
-        }
-        Ok(())
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        names::check_file(from)?;
-        names::check_file(to)?;
-        let mut inner = self.on()?;
-        inner.ask_dir(dir_of(from));
-        let known = inner.names.files.get_key_value(from).map(|(n, id)| (n.clone(), *id));
-        let (from, file) = known.ok_or_else(|| names::not_found(from))?;
-        inner.check_dir(dir_of(to))?;
-        if inner.names.dirs.contains(to) {
-            return Err(names::is_a_directory(to));
-        }
-        if *from == *to {
-            return Ok(());
-        }
-        inner.pass(site(to, Act::Rename))?;
-        let to: Arc<str> = Arc::from(to);
-        let changes = if dir_of(&from) == dir_of(&to) {
-            vec![Change::Rename { from, to: to.clone(), file }]
-        } else {
-            vec![Change::Link { name: to.clone(), file }, Change::Unlink { name: from, file }]
-        };
-        inner.change_names(Act::Rename, &to, changes);
-        Ok(())
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        names::check_file(name)?;
-        let mut inner = self.on()?;
-        inner.ask_dir(dir_of(name));
-        let known = inner.names.files.get_key_value(name).map(|(n, id)| (n.clone(), *id));
-        let (name, file) = known.ok_or_else(|| names::not_found(name))?;
-        inner.pass(site(&name, Act::Remove))?;
-        inner.change_names(Act::Remove, &name.clone(), vec![Change::Unlink { name, file }]);
-        Ok(())
-    }
-
-    fn exists(&self, name: &str) -> io::Result<bool> {
-        names::check_file(name)?;
-        let mut inner = self.on()?;
-        inner.note(hash(name.as_bytes()));
-        inner.ask_dir(dir_of(name));
-        Ok(inner.names.files.contains_key(name))
-    }
-
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        names::check_dir(dir)?;
-        let mut inner = self.on()?;
-        inner.check_dir(dir)?;
-        let at = site(dir, Act::SyncDir);
-        let dir: Arc<str> = Arc::from(dir);
-        let event = IoEvent { site: at, file: 0, name: dir.clone(), range: 0..0 };
-        match inner.strike(at) {
-            Some(Wrong::Eio) => Err(names::eio()),
-            Some(Wrong::NoSpace) => Err(names::no_space()),
-            Some(Wrong::Lie | Wrong::LostWrite) => {
-                inner.change(event, &[], Effect::Nothing);
-                Ok(())
-            }
-            _ => {
-                inner.change(event, &[], Effect::SyncDir { dir });
-                Ok(())
-            }
-        }
-    }
-
-    fn lock(&self, name: &str) -> io::Result<Box<dyn DiskLock>> {
-        self.open(name, OpenMode { create: true, ..OpenMode::default() })?;
-        let name: Arc<str> = Arc::from(name);
-        if !self.on()?.locks.insert(name.clone()) {
-            return Err(names::locked(&name));
-        }
-        Ok(Box::new(SimLock { disk: self.clone(), name }))
-    }
-
-    fn describe(&self) -> String {
-        "a simulated disk".to_owned()
-    }
-}
-
-struct SimLock {
-    disk: SimDisk,
-    name: Arc<str>,
-}
-
-impl DiskLock for SimLock {}
-
-impl fmt::Debug for SimLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimLock({:?})", self.name)
-    }
-}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        self.disk.lock_inner().locks.remove(&self.name);
-    }
-}
-
-/// An open file of a [`SimDisk`].
-struct SimFile {
-    disk: SimDisk,
-    id: FileId,
-    name: Arc<str>,
-    role: &'static str,
-    mode: OpenMode,
-}
-
-impl fmt::Debug for SimFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimFile").field("name", &self.name).field("mode", &self.mode).finish_non_exhaustive()
-    }
-}
-
-impl SimFile {
-    fn check_writable(&self) -> io::Result<()> {
-        if self.mode.read_only { Err(names::read_only()) } else { Ok(()) }
-    }
-}
-
-impl DiskFile for SimFile {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        if self.mode.direct {
-            names::check_direct(offset, buf)?;
-        }
-        let mut again = false;
-        continued(buf.len(), |done| {
-            if self.mode.direct && !(done as u64).is_multiple_of(SECTOR) {
-                return Ok(0);
-            }
-            self.disk.on()?.read(self, offset + done as u64, &mut buf[done..], &mut again)
-        })
-    }
-
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        if self.mode.direct {
-            names::check_direct(offset, buf)?;
-        }
-        self.check_writable()?;
-        names::end_of(offset, buf.len() as u64)?;
-        let mut again = false;
-        continued_write(buf.len(), |done| {
-            self.disk.on()?.write(self, offset + done as u64, &buf[done..], &mut again)
-        })
-    }
-
-    fn write_vectored_at(&self, offset: u64, bufs: &[&[u8]]) -> io::Result<()> {
-        if self.mode.direct {
-            bufs.iter().try_for_each(|b| names::check_direct(offset, b))?;
-        }
-        self.check_writable()?;
-        let all = bufs.concat();
-        names::end_of(offset, all.len() as u64)?;
-        let mut again = false;
-        continued_write(all.len(), |done| {
-            self.disk.on()?.write(self, offset + done as u64, &all[done..], &mut again)
-        })
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.disk.on()?.sync(self)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        let mut inner = self.disk.on()?;
-        inner.note(u64::from(self.id));
-        inner.length(self.id)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check_writable()?;
-        names::end_of(0, len)?;
-        self.disk.on()?.set_len(self, len, false)
-    }
-
-    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.check_writable()?;
-        let end = names::end_of(offset, len)?;
-        if len == 0 {
-            return Ok(());
-        }
-        self.disk.on()?.set_len(self, end, true)
-    }
-
-    fn bypasses_cache(&self) -> bool {
-        self.mode.direct
     }
 }

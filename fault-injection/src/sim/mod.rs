@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 mod content;
 mod disk;
+mod door;
 mod faults;
 mod file;
 mod image;
+mod live;
 mod names;
 mod state;
 mod watch;

@@ -146,6 +146,19 @@ impl Bench {
     pub(crate) fn init(&self, p: u64) {
         self.pool.init(p);
     }
+    /// Cuts the log above everything that was logged so far.
+    pub(crate) fn cut_log(&self) {
+        let log = self.pool.log();
+        let before = log.tail();
+        while log.oldest() <= before {
+            let junk = [7; 4000];
+            let (kind, txn) = (RecordKind::CheckpointChunk, TxnRef::None);
+            let spec = RecordSpec { kind, rm: RmId(0), txn, prev: Lsn::NULL, blocks: &[], undo: &junk };
+            log.append(&spec, &mut log.credit(8000, true).unwrap()).unwrap();
+            log.force(log.tail(), ForceReason::Asked).unwrap();
+            log.truncate(log.tail()).unwrap();
+        }
+    }
     /// A complete checkpoint.
     pub(crate) fn checkpoint(&self, last: &Control) -> Control {
         self.pool.checkpoint(last).unwrap()
@@ -321,15 +334,21 @@ pub(crate) fn comparable(page: &[u8]) -> Vec<u8> {
     p
 }
 
+/// A pool and a log on a disk after a crash; redo has not begun.
+pub(crate) fn reopened(disk: &MemDisk) -> Bench {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let poison = Arc::new(Poison::new());
+    let end = History::read(disk).end;
+    let log = Log::open(shared, log_options(), ID, &end, poison, Trace::silent()).unwrap();
+    Bench { disk: disk.clone(), pool: open_pool(disk, log, options(), Trace::silent()) }
+}
+
 /// The reference redo: rebuilds from the redo point, page by page, and compares with the truth. Returns the pool, with
 /// redo ended and nothing flushed.
 pub(crate) fn recover(disk: &MemDisk, control: &Control) -> Bench {
     let history = History::read(disk);
     let truth = history.truth();
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let poison = Arc::new(Poison::new());
-    let log = Log::open(shared, log_options(), ID, &history.end, poison, Trace::silent()).unwrap();
-    let pool = open_pool(disk, log, options(), Trace::silent());
+    let pool = reopened(disk).pool;
     pool.begin_redo(control.redo);
     let dpt: BTreeMap<PageId, Lsn> = control.dpt.iter().copied().collect();
     let mut named: BTreeMap<PageId, Vec<(&Record, usize)>> = BTreeMap::new();
@@ -341,7 +360,7 @@ pub(crate) fn recover(disk: &MemDisk, control: &Control) -> Bench {
     for (id, records) in &named {
         redo_one(&pool, *id, records, control, &dpt);
     }
-    pool.end_redo();
+    pool.end_redo().unwrap();
     let ids: BTreeSet<PageId> = truth.keys().copied().collect();
     for id in ids {
         let Some(want) = &truth[&id] else { continue };

@@ -48,4 +48,5 @@ mod basics;
 mod bench;
 mod concurrent;
 mod crash;
+mod repair;
 mod rule_w;

@@ -473,7 +473,7 @@ fn redo_refuses_what_it_cannot_apply() {
     assert_eq!(e.kind(), hamal_error::ErrorKind::PageCorrupt);
     assert!(b.pool.redo_page(PageId(5000), false).is_ok(), "the file grows for a page to be made");
     assert!(b.pool.redo_page(PageId(1 << 50), false).is_err());
-    b.pool.end_redo();
+    b.pool.end_redo().unwrap();
 }
 
 #[test]

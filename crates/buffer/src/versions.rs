@@ -1,0 +1,186 @@
+//! Which version of each page the disk must hold: a tag of 16 bits for each page of the data file.
+//!
+//! A device that loses a write, or puts it in another place, leaves an older version of the page behind: whole, of the
+//! right place, with the right checksum. Only somebody who knows what was written there last can tell. So every page write
+//! notes a tag of the pageLSN that it wrote, and every page read compares. Tag 0 says that nothing is known. A checkpoint
+//! keeps the tags in the file `versions` (the checkpoint crate), and analysis knows the version of every page that the log
+//! names. `docs/invariants/versions.md` proves what the tags promise (`VER-1` to `VER-9`).
+//!
+//! Two bytes a page, in blocks as the file has them. A look-up is two loads and no locking.
+use crate::translate::Translation;
+use hamal_page::{Lsn, PageId};
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::*};
+
+/// Pages that one block of the table speaks of: as many tags as a block of 4096 bytes holds beside its head.
+pub const TAGS_PER_BLOCK: usize = 2024;
+/// Blocks that are allocated together.
+const BLOCKS_PER_CHUNK: usize = 32;
+const TAGS_PER_CHUNK: u64 = (TAGS_PER_BLOCK * BLOCKS_PER_CHUNK) as u64;
+
+/// The tag of a version: 1 to 65535 by a hash of its pageLSN; 0 (unknown) for the null LSN.
+///
+/// ```
+/// use hamal_buffer::version_tag;
+/// use hamal_page::Lsn;
+/// assert_eq!(version_tag(Lsn::NULL), 0);
+/// assert_ne!(version_tag(Lsn(4096)), version_tag(Lsn(4160)));
+/// ```
+pub fn version_tag(page_lsn: Lsn) -> u16 {
+    if page_lsn.is_null() {
+        return 0;
+    }
+    // Multiplication spreads over the high bits; the shift before brings the high bits of a large LSN down.
+    let h = (page_lsn.0 ^ (page_lsn.0 >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    1 + ((h >> 32) % 65535) as u16
+}
+
+struct Chunk {
+    tags: Box<[AtomicU16]>,
+    /// For each block: whether a tag of it was set since the flag was taken.
+    changed: [AtomicBool; BLOCKS_PER_CHUNK],
+}
+
+impl Chunk {
+    fn new() -> Chunk {
+        Chunk {
+            tags: (0..TAGS_PER_CHUNK).map(|_| AtomicU16::new(0)).collect(),
+            changed: std::array::from_fn(|_| AtomicBool::new(false)),
+        }
+    }
+}
+
+/// The tags of all pages.
+pub struct PageVersions {
+    chunks: Box<[OnceLock<Chunk>]>,
+}
+
+impl Default for PageVersions {
+    fn default() -> PageVersions {
+        PageVersions::new()
+    }
+}
+
+impl PageVersions {
+    /// Nothing is known.
+    pub fn new() -> PageVersions {
+        let chunks = Translation::PAGES.div_ceil(TAGS_PER_CHUNK);
+        PageVersions { chunks: (0..chunks).map(|_| OnceLock::new()).collect() }
+    }
+
+    fn slot(&self, page: PageId) -> Option<&OnceLock<Chunk>> {
+        self.chunks.get(usize::try_from(page.0 / TAGS_PER_CHUNK).ok()?)
+    }
+
+    /// The tag of the version that the disk must hold; 0: not known. Total.
+    #[inline]
+    pub fn get(&self, page: PageId) -> u16 {
+        // Relaxed: whoever reads a page from disk has won its translation word, which was given up by somebody who held
+        // the frame's latch after the write had ended and its tag was set (VER-1).
+        match self.slot(page).and_then(|c| c.get()) {
+            Some(c) => c.tags[(page.0 % TAGS_PER_CHUNK) as usize].load(Relaxed),
+            None => 0,
+        }
+    }
+
+    /// The version of `page` with this pageLSN is what the disk must hold from now on (or will before anybody reads it there).
+    /// The null LSN: not known. Page ids beyond what a data file can hold are not noted.
+    pub fn set(&self, page: PageId, page_lsn: Lsn) {
+        let Some(slot) = self.slot(page) else { return };
+        let tag = version_tag(page_lsn);
+        if tag == 0 && slot.get().is_none() {
+            return;
+        }
+        let chunk = slot.get_or_init(Chunk::new);
+        let at = (page.0 % TAGS_PER_CHUNK) as usize;
+        chunk.tags[at].store(tag, Relaxed);
+        // After the tag, and read by `take_changed` before the tags are (VER-2).
+        chunk.changed[at / TAGS_PER_BLOCK].swap(true, AcqRel);
+    }
+
+    /// Whether a tag of the block was set since the last call.
+    pub fn take_changed(&self, block: u64) -> bool {
+        match self.slot(PageId(block.saturating_mul(TAGS_PER_BLOCK as u64))).and_then(|c| c.get()) {
+            Some(c) => c.changed[block as usize % BLOCKS_PER_CHUNK].swap(false, AcqRel),
+            None => false,
+        }
+    }
+
+    /// The tags of a block, in the order of its pages.
+    pub fn block(&self, block: u64) -> [u16; TAGS_PER_BLOCK] {
+        let first = PageId(block.saturating_mul(TAGS_PER_BLOCK as u64));
+        let mut out = [0; TAGS_PER_BLOCK];
+        if let Some(c) = self.slot(first).and_then(|c| c.get()) {
+            let at = (first.0 % TAGS_PER_CHUNK) as usize;
+            for (to, from) in out.iter_mut().zip(&c.tags[at..at + TAGS_PER_BLOCK]) {
+                *to = from.load(Relaxed);
+            }
+        }
+        out
+    }
+
+    /// Takes over the tags of a block as a file has them. Before anybody uses the pool.
+    pub fn load_block(&self, block: u64, tags: &[u16; TAGS_PER_BLOCK]) {
+        let first = PageId(block.saturating_mul(TAGS_PER_BLOCK as u64));
+        let Some(slot) = self.slot(first) else { return };
+        let at = (first.0 % TAGS_PER_CHUNK) as usize;
+        for (to, from) in slot.get_or_init(Chunk::new).tags[at..at + TAGS_PER_BLOCK].iter().zip(tags) {
+            to.store(*from, Relaxed);
+        }
+    }
+
+    /// Forgets the tags of the pages in `[from, to)`: they are cut off the file.
+    pub(crate) fn forget(&self, from: u64, to: u64) {
+        for page in from..to {
+            if self.get(PageId(page)) != 0 {
+                self.set(PageId(page), Lsn::NULL);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for PageVersions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageVersions").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_kept_by_page() {
+        let v = PageVersions::new();
+        let last = TAGS_PER_CHUNK + 5;
+        for p in [0, 1, TAGS_PER_BLOCK as u64 - 1, TAGS_PER_BLOCK as u64, last] {
+            assert_eq!(v.get(PageId(p)), 0);
+            v.set(PageId(p), Lsn(4096 + p));
+            assert_eq!(v.get(PageId(p)), version_tag(Lsn(4096 + p)));
+        }
+        assert_eq!(v.get(PageId(2)), 0);
+        assert_eq!((v.get(PageId(u64::MAX)), v.set(PageId(u64::MAX), Lsn(1))), (0, ()));
+        assert!(v.take_changed(0) && v.take_changed(1) && !v.take_changed(0) && !v.take_changed(2));
+        assert!(v.take_changed(BLOCKS_PER_CHUNK as u64));
+        let block = v.block(BLOCKS_PER_CHUNK as u64);
+        assert_eq!(block[5], version_tag(Lsn(4096 + last)));
+        let w = PageVersions::new();
+        w.load_block(BLOCKS_PER_CHUNK as u64, &block);
+        assert_eq!(w.get(PageId(last)), version_tag(Lsn(4096 + last)));
+        assert!(!w.take_changed(BLOCKS_PER_CHUNK as u64), "what was loaded is no change");
+        w.forget(last, last + 1);
+        assert_eq!(w.get(PageId(last)), 0);
+        assert!(w.take_changed(BLOCKS_PER_CHUNK as u64));
+    }
+
+    #[test]
+    fn neighbouring_versions_differ() {
+        let mut same = 0;
+        for lsn in (4096u64..4096 + (8 << 20)).step_by(8) {
+            same += usize::from(version_tag(Lsn(lsn)) == version_tag(Lsn(lsn + 48)));
+            assert_ne!(version_tag(Lsn(lsn)), 0);
+        }
+        assert!(same < 100, "{same} of 2^20");
+    }
+}
