@@ -13,6 +13,7 @@ use crate::frame::Frame;
 use crate::patience::Patience;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Credit;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_trace::WriteReason;
 use std::fmt;
 use std::sync::atomic::Ordering::*;
@@ -175,6 +176,7 @@ impl Pool {
             let promised = self.promised.fetch_add(tokens, SeqCst) + tokens;
             let used = self.ring_used.fetch_add(ring, SeqCst) + ring;
             let room = Admitted { pool: self, tokens, ring };
+            let cap = if mutants::is(Mutant::NoDirtyCap) { u64::MAX } else { cap };
             let over_dirty = tokens != 0 && self.dirty.load(SeqCst) + promised > cap;
             // One that is alone may have more than its share.
             let over_ring = used > ring_cap && used > ring;

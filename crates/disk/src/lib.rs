@@ -15,6 +15,7 @@
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 
+use hamal_mutants::{self as mutants, Mutant};
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
@@ -119,6 +120,31 @@ pub use aligned::AlignedBuf;
 pub use mem::{CrashModel, MemDisk, MemFault, MemOp, MemStats};
 pub use overlay::OverlayDisk;
 pub use posix::PosixDisk;
+
+/// Writes all of `buf` at `offset` by `write`, a system call (or what simulates one) that may write a part, whose length it
+/// returns, or be interrupted: a short write is continued, an interrupted one repeated.
+///
+/// # Errors
+/// `WriteZero` if nothing was written; those of `write`.
+pub fn write_fully(
+    offset: u64,
+    buf: &[u8],
+    mut write: impl FnMut(u64, &[u8]) -> io::Result<usize>,
+) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match write(offset + done as u64, &buf[done..]) {
+            Ok(0) => {
+                return Err(io::Error::new(io::ErrorKind::WriteZero, "the operating system wrote nothing"));
+            }
+            Ok(_) if mutants::is(Mutant::ShortWriteIsWhole) => return Ok(()),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
 
 /// Reads exactly `buf.len()` bytes.
 ///

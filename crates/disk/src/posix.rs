@@ -7,6 +7,7 @@
 //! would report success the second time.
 #![allow(unsafe_code)]
 
+use hamal_mutants::{self as mutants, Mutant};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use crate::aligned::AlignedBuf;
 use crate::names::{self, SECTOR};
-use crate::{Disk, DiskFile, DiskLock, OpenMode};
+use crate::{Disk, DiskFile, DiskLock, OpenMode, write_fully};
 
 /// A directory of the file system.
 #[derive(Debug, Clone)]
@@ -288,16 +289,7 @@ impl DiskFile for PosixFile {
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         names::end_of(offset, buf.len() as u64)?;
-        let mut done = 0;
-        while done < buf.len() {
-            match self.file.write_at(&buf[done..], offset + done as u64) {
-                Ok(0) => return Err(write_zero()),
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        write_fully(offset, buf, |at, rest| self.file.write_at(rest, at))
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -344,6 +336,9 @@ impl DiskFile for PosixFile {
                 }
                 return Err(e);
             };
+            if mutants::is(Mutant::ShortWriteIsWhole) {
+                return Ok(());
+            }
             at += n as u64;
             let mut left = n;
             while left > 0 {

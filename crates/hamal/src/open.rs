@@ -12,6 +12,7 @@ use hamal_checkpoint::{CheckpointEnd, Checkpointer, Control, ControlFile, Manage
 use hamal_disk::{DiskFile, DiskLock, OpenMode, OverlayDisk};
 use hamal_error::Poison;
 use hamal_log::{Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end, rewrite_segments};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{DbId, Lsn, PageId, RmId};
 use hamal_recovery::{ProgressFn, RestartContext, restart};
 use hamal_space::{SPACE_RM, Space, SpaceManager};
@@ -87,7 +88,7 @@ pub(crate) fn open(
     }
     // Looked at before anything is locked, which makes a file: opening a foreign directory leaves no trace in it.
     decide(&disk, how)?;
-    let lock = take_lock(&disk)?;
+    let lock = (!mutants::is(Mutant::LockAfterWrite)).then(|| take_lock(&disk)).transpose()?;
     let found = decide(&disk, how)?;
     if found != Found::Database {
         if found == Found::HalfMade {
@@ -98,7 +99,7 @@ pub(crate) fn open(
         // Made whole, but for the last step.
         remove_marker(&disk)?;
     }
-    wire(options, disk, Some(lock), false, progress)
+    wire(options, disk, lock, false, progress)
 }
 
 /// Whether what is there fits what is wanted.
@@ -461,7 +462,10 @@ fn wire(
     let mut reader = LogReader::open(&disk, identity, &end)?;
     // What follows the checkpoint was read from somewhere; make sure that it is on the device before anything relies on
     // it (T4). The checkpoint itself was durable before the control file named it.
-    if reader.read(control.checkpoint_end)?.is_some() && rewrite_segments(&disk, control.keep_from)? > 0 {
+    if reader.read(control.checkpoint_end)?.is_some()
+        && !mutants::is(Mutant::SegmentsNotRewritten)
+        && rewrite_segments(&disk, control.keep_from)? > 0
+    {
         reader = LogReader::open(&disk, identity, &end)?;
     }
     let find_end_seconds = started.elapsed().as_secs_f64();
@@ -471,8 +475,10 @@ fn wire(
     let data = open_data(&disk, options, false)?;
     // A clean end leaves the device in charge of the data file; after any other, what cannot be read past the cache is
     // made true by recovery, which treats every page that the log names as dirty.
-    check_witness(&*data, &control)?;
-    let bypass = data.bypasses_cache();
+    if !mutants::is(Mutant::WitnessIgnored) {
+        check_witness(&*data, &control)?;
+    }
+    let bypass = data.bypasses_cache() || mutants::is(Mutant::CacheTrusted);
     if !bypass {
         data.sync()
             .and_then(|()| data.drop_cache())
@@ -502,7 +508,7 @@ fn wire(
         trace: trace.clone(),
     };
     // Until the last loser has ended, what looks settled may be a loser's: no purge, no merge (T11).
-    parts.btree.set_undo_only(true);
+    parts.btree.set_undo_only(!mutants::is(Mutant::LoserCleansLeaf));
     let report = restart(context, progress)?;
     parts.btree.set_undo_only(false);
     if report.clean && data_len < control.data_pages {
@@ -529,6 +535,8 @@ fn wire(
         report,
         read_only,
     });
+    let late = mutants::is(Mutant::LockAfterWrite) && !read_only;
+    let lock = if late { Some(take_lock(&disk)?) } else { lock };
     Database::start(core, lock)
 }
 

@@ -10,6 +10,7 @@ use crate::restart::step;
 use hamal_checkpoint::{CheckpointData, CheckpointEnd, Chunk, Control};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{LogReader, Record, RecordKind, Whole};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TxnId};
 use hamal_trace::{Event, Phase, SkipReason, Trace};
 use hamal_txn::AttEntry;
@@ -70,6 +71,7 @@ impl TransactionTable {
             trace.emit(|| Event::AttDelete { txn: r.txn, why });
         };
         match r.kind {
+            RecordKind::Commit if mutants::is(Mutant::CommitLeavesLoser) => {}
             RecordKind::Commit => end(self, "commit"),
             RecordKind::End => end(self, "end"),
             _ => {
@@ -80,6 +82,9 @@ impl TransactionTable {
                     undo_reserve: 0,
                 });
                 e.last = r.lsn;
+                if r.kind == RecordKind::Clr && mutants::is(Mutant::ClrRepeated) {
+                    return;
+                }
                 // A CLR's prev is undoNextLSN: what it compensates is not undone again.
                 e.undo_next =
                     if matches!(r.kind, RecordKind::Clr | RecordKind::DummyClr) { r.prev } else { r.lsn };
@@ -90,7 +95,7 @@ impl TransactionTable {
     }
 
     fn merge(&mut self, entry: AttEntry, trace: &Trace) {
-        if self.ended.contains(&entry.txn) {
+        if self.ended.contains(&entry.txn) && !mutants::is(Mutant::EndedRevived) {
             return;
         }
         let e = self.live.entry(entry.txn).or_insert(entry);
@@ -118,11 +123,17 @@ pub fn analyse(
     let mut table = TransactionTable::default();
     let mut tables = CheckpointData::default();
     let mut complete = None;
-    let mut at = from;
+    let mut at = if mutants::is(Mutant::RedoFromBegin) { begin } else { from };
     let mut next_report = from.0;
     while at < end {
         let Some(r) = reader.read(at)? else { break };
         at = r.end;
+        if mutants::is(Mutant::LogEndCutShort)
+            && complete.is_some()
+            && reader.read(at)?.is_none_or(|r| r.lsn >= end)
+        {
+            break;
+        }
         a.records += 1;
         if r.lsn.0 >= next_report {
             step(progress, Phase::Analysis, r.lsn.0 - from.0, end.0 - from.0)?;
@@ -131,7 +142,11 @@ pub fn analyse(
         trace.emit(|| Event::AnalysisRecord { lsn: r.lsn, kind: r.kind.name(), txn: r.txn });
 
         for b in &r.blocks {
-            note_block(a.pages.entry(b.page).or_default(), &r, b.page, b.whole, begin, trace);
+            let unseen = r.lsn < begin && b.whole == Whole::Image && mutants::is(Mutant::ImagesFromBegin)
+                || b.whole == Whole::Free && mutants::is(Mutant::FreedPageRedone);
+            if !unseen {
+                note_block(a.pages.entry(b.page).or_default(), &r, b.page, b.whole, begin, trace);
+            }
         }
         if r.lsn < begin {
             continue;
@@ -157,7 +172,7 @@ pub fn analyse(
                     }
                     for (page, rec) in std::mem::take(&mut tables.dpt) {
                         let p = a.pages.entry(page).or_default();
-                        if p.rec.is_null() || rec < p.rec {
+                        if p.rec.is_null() || rec < p.rec && !mutants::is(Mutant::DptEntryIgnored) {
                             p.rec = rec;
                         }
                         trace.emit(|| Event::DptAdd { page, rec_lsn: rec });
@@ -173,6 +188,7 @@ pub fn analyse(
     if complete.is_none() {
         return Err(incomplete(begin));
     }
+    table.live.retain(|id, _| id.0 < begin.0 || !mutants::is(Mutant::YoungLoserForgotten));
     a.losers = table.live.into_values().collect();
     a.losers.sort_by_key(|e| e.txn);
     let losers: Vec<TxnId> = a.losers.iter().map(|e| e.txn).collect();

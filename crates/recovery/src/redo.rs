@@ -17,6 +17,7 @@ use crate::{Analysis, PageRedo, ProgressFn, RecoveryReport, RestartContext};
 use hamal_buffer::RedoPage;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{LogReader, Record, Whole};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, header};
 use hamal_trace::{Event, Phase, SkipReason};
 use std::collections::HashMap;
@@ -121,8 +122,9 @@ fn redo_one(
             for &lsn in &todo.records {
                 apply(ctx, report, records, &mut target, page, lsn)?;
             }
+            let next = todo.records.get(1).copied().filter(|_| mutants::is(Mutant::RebuiltPageDirtyLate));
             // T42: the page's own version on disk may be torn, so the log is needed from the whole-page record on.
-            target.set_dirty(lsn);
+            target.set_dirty(next.unwrap_or(lsn));
         }
         None => redo_onto_disk_version(ctx, report, records, page, todo)?,
     }
@@ -153,12 +155,12 @@ fn redo_onto_disk_version(
     let mut first_applied = None;
     for &lsn in late {
         let page_lsn = target.page_lsn();
-        if page_lsn >= lsn {
+        if page_lsn >= lsn && !(page_lsn == lsn && mutants::is(Mutant::RedoAppliesEqual)) {
             note_skip(ctx, report, lsn, page, SkipReason::PageLsnNotBelowLsn, rec, page_lsn);
             continue;
         }
         let former = apply(ctx, report, records, &mut target, page, lsn)?;
-        if first_applied.is_none() && former > page_lsn {
+        if first_applied.is_none() && former > page_lsn && !mutants::is(Mutant::LostWriteUnnoticed) {
             // The record says what pageLSN it was made on. A page that is older lost a write (T32).
             return Err(Error::new(
                 ErrorKind::PageCorrupt,
@@ -240,7 +242,7 @@ fn note_skip(
 /// evicted; otherwise they are read once before.
 fn prove_log_not_behind(ctx: &RestartContext<'_>, analysis: &Analysis) -> Result<()> {
     let pool = ctx.txns.pool();
-    if analysis.pages.len() <= pool.options().frames / 2 {
+    if analysis.pages.len() <= pool.options().frames / 2 || mutants::is(Mutant::LogBehindUnnoticed) {
         return Ok(());
     }
     for (&page, todo) in &analysis.pages {
