@@ -195,10 +195,8 @@ impl Log {
         let touched = i;
         let no_sync = mutants::is(Mutant::AckBeforeSync) || mutants::is(Mutant::LogNeverSynced);
         if mutants::is(Mutant::AckBeforeSync) {
-            segments
-                .iter()
-                .take(i + 1)
-                .try_for_each(|s| s.file.sync().map_err(|e| failed("syncing", e, s, 0, at)))?;
+            let synced = |s: &Arc<Segment>| s.file.sync().map_err(|e| failed("syncing the log", e, s, 0, at));
+            segments.iter().take(i + 1).try_for_each(synced)?;
         }
         while at < end {
             let Some(segment) = segments.get(i).filter(|s| s.first <= at) else {

@@ -188,7 +188,9 @@ pub fn analyse(
     if complete.is_none() {
         return Err(incomplete(begin));
     }
-    table.live.retain(|id, _| id.0 < begin.0 || !mutants::is(Mutant::YoungLoserForgotten));
+    if mutants::is(Mutant::YoungLoserForgotten) {
+        table.live.retain(|id, _| id.0 < begin.0);
+    }
     a.losers = table.live.into_values().collect();
     a.losers.sort_by_key(|e| e.txn);
     let losers: Vec<TxnId> = a.losers.iter().map(|e| e.txn).collect();

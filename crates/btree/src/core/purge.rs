@@ -46,12 +46,10 @@ impl Btree {
             let broken = |b| corrupt(page.id(), b);
             let record = leaf.leaf(slot).map_err(broken)?;
             let slack = record.allot - record.value.len();
-            let early = mutants::is(Mutant::GhostPurgedEarly) && record.word.ghost();
-            let settled = match self.txns().status(record.word.writer()) {
-                Status::Committed(_) if early => true,
-                _ => self.settled(record.word.writer()),
-            };
-            if (record.word.ghost() || slack > 0) && settled {
+            let (ghost, writer) = (record.word.ghost(), record.word.writer());
+            let early = ghost && mutants::is(Mutant::GhostPurgedEarly);
+            let early = early && matches!(self.txns().status(writer), Status::Committed(_));
+            if (ghost || slack > 0) && (self.settled(writer) || early) {
                 if record.word.ghost() {
                     freed += SLOT + leaf.record(leaf.slot(slot).map_err(broken)?).map_err(broken)?.len();
                     ghosts.push(slot);
