@@ -15,8 +15,8 @@ fn redb_in_the_same_scenarios() {
         for model in MODELS {
             let (mut all, mut found) = (Tally::default(), Vec::new());
             let began = std::time::Instant::now();
-            for named in hand_written().iter().chain(&generated(0..2)) {
-                let (tally, finding) = hunt(&engine, model, named, Search::quick(model, 1), Oracles::ALL);
+            for named in hand_written().iter().chain(&generated(0..12)) {
+                let (tally, finding) = hunt(&engine, model, named, Search::usual(model, 1), Oracles::ALL);
                 all.add(&tally);
                 if let Some(f) = finding {
                     let text = format!("{}: {}: {}", named.name, f.violation.oracle, f.violation.text);

@@ -15,7 +15,7 @@ use hamal_fault_injection::sim::Persistence;
 fn nothing_is_found_in_the_sound_toy() {
     for model in MODELS {
         let mut all = Tally::default();
-        for named in hand_written().iter().chain(&generated(0..6)) {
+        for named in hand_written().iter().chain(&generated(0..20)) {
             let (tally, found) = hunt(&Toy::new(), model, named, Search::usual(model, 1), Oracles::ALL);
             assert!(found.is_none(), "{model}, {}: {found:#?}", named.name);
             all.add(&tally);

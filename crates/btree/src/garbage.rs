@@ -16,6 +16,7 @@ use crate::{BTREE_RM, Bound, Btree, Direction, Entry, ExtraEdit, PutValue, RawVa
 use hamal_buffer::{Pin, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TreeId, TxnId, header};
 use hamal_space::OP_CLEAR;
 use hamal_txn::{Txn, View};
@@ -178,7 +179,13 @@ impl Garbage {
     /// # Errors
     /// As [`Btree::put`].
     pub fn discard_tree(&self, txn: &Txn, tree: Tree) -> Result<()> {
-        self.btree.put(txn, GARBAGE, &tree_key(tree.id), PutValue::Inline(&tree_row(tree))).map(|_| ())
+        let (key, row) = (tree_key(tree.id), tree_row(tree));
+        if mutants::is(Mutant::DropNotUndone) {
+            return self
+                .btree
+                .insert_structure(None, GARBAGE, &key, &row, RECORD_OVERHEAD, &mut || Ok(Vec::new()));
+        }
+        self.btree.put(txn, GARBAGE, &key, PutValue::Inline(&row)).map(|_| ())
     }
 
     /// Does at most `max_records` batches of work; returns whether there is more that could be done now. Off
@@ -199,7 +206,9 @@ impl Garbage {
         loop {
             // The horizon is no registered snapshot, and need not be: a row whose writer has settled changes
             // no more but by this collector, and a row that has not is left alone.
-            let (rows, more) = self.rows(after.as_deref(), self.btree.txns().horizon())?;
+            let early = mutants::is(Mutant::GarbageUnsettled);
+            let horizon = if early { Lsn::MAX } else { self.btree.txns().horizon() };
+            let (rows, more) = self.rows(after.as_deref(), horizon)?;
             for entry in &rows {
                 let before = left;
                 match Row::decode(entry).and_then(|row| self.collect_row(row, &mut left)) {
@@ -303,6 +312,10 @@ impl Garbage {
             pins.clear();
             Ok(out)
         };
+        if mutants::is(Mutant::GarbageRowFirst) && value.is_some() {
+            self.btree.rewrite_structure(GARBAGE, key, value.as_deref(), extra, &mut || Ok(Vec::new()))?;
+            self.btree.force_between()?;
+        }
         self.btree.rewrite_structure(GARBAGE, key, value.as_deref(), extra, &mut prepare)?;
         space.freed(&free);
         Ok(())

@@ -12,6 +12,7 @@ use crate::{BTREE_RM, Btree, ExtraEdit, GARBAGE_ROOT, GARBAGE_TREE, Tree};
 use hamal_buffer::{ApplyError, Applying, ExclusivePage, PageEdit, Pin, Pool, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{HEADER_LEN, PageId, TreeId, header};
 use hamal_space::{OP_SET, Space};
 use hamal_txn::Txn;
@@ -383,8 +384,14 @@ impl LargeWriter {
             PageEdit { page: &mut page, op: OVERFLOW_INIT, whole: Whole::Init, payload: &init },
             PageEdit { page: &mut former, op: OVERFLOW_SET_NEXT, whole: Whole::No, payload: &next },
         ];
+        let link = mutants::is(Mutant::ChainPageLinkedLater).then(|| edits.pop());
         for (map, bits) in &mut maps {
             edits.push(PageEdit { page: map, op: OP_SET, whole: Whole::No, payload: bits });
+        }
+        if let Some(link) = link.flatten() {
+            txns.structure(Some(txn), BTREE_RM, &mut edits, &mut credit)?;
+            self.btree.force_between()?;
+            edits = vec![link];
         }
         txns.structure(Some(txn), BTREE_RM, &mut edits, &mut credit)?;
         reservation.allocated(1);

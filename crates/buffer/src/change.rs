@@ -3,6 +3,7 @@ use crate::frame::Mark;
 use crate::{ApplyError, Applying, ExclusivePage, Managers, OpCredit, Pool};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Appended, Block, RecordKind, RecordSpec, TxnRef, Whole};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, RmId, TreeId, TxnId, header};
 use std::sync::atomic::{Ordering::SeqCst, fence};
 
@@ -136,6 +137,10 @@ impl Pool {
                 return Err(e);
             }
         };
+        if mutants::is(Mutant::RecLsnLate) {
+            let marked = edits.iter().zip(&marks).filter(|(_, (mark, _))| *mark != Mark::None);
+            marked.for_each(|(edit, (mark, _))| edit.page.guard.desc().move_mark(*mark, self.log.tail()));
+        }
         let txn = txn_of(change.txn, appended.lsn);
         for edit in edits.iter_mut() {
             self.apply_edit(change.rm, edit, appended.lsn, txn)?;
@@ -234,6 +239,10 @@ impl Pool {
             let m = format!("operation {} of manager {rm} could not be applied to its page: {what}", edit.op);
             return Err(self.log.poison(Error::internal(m).with_page(at.page).with_lsn(lsn)));
         }
+        if mutants::is(Mutant::LatchBeforeLsn) {
+            edit.page.guard.let_go_for_a_moment();
+        }
+        let bytes = edit.page.guard.bytes_mut();
         let whole = edit.whole != Whole::No;
         header::set_page_lsn(bytes, lsn);
         header::set_img_lsn(bytes, if whole { lsn } else { img });

@@ -2,6 +2,7 @@
 use crate::Pool;
 use crate::pool::DATA;
 use hamal_error::{Error, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId};
 use hamal_trace::Event;
 use std::sync::atomic::{Ordering::SeqCst, fence};
@@ -47,11 +48,16 @@ impl Pool {
                 continue;
             }
             let guard = self.region.read(frame);
+            if mutants::is(Mutant::DptMissesNewPages) && f.rec() != 0 && f.img().0 >= f.rec() {
+                continue;
+            }
             if let Some(flight) = Lsn(f.flight()).some() {
+                let floor = if mutants::is(Mutant::StaleFlightMark) { Lsn::NULL } else { floor };
                 redo = redo.min(flight.max(floor));
             }
             let rec = [f.rec(), f.next()].into_iter().filter(|l| *l != 0).min();
             if let (Some(rec), Some(page)) = (rec, f.page()) {
+                let floor = if mutants::is(Mutant::StaleRecLsn) { Lsn::NULL } else { floor };
                 let rec = Lsn(rec).max(floor);
                 redo = redo.min(rec);
                 pages.push((page, rec));
@@ -81,6 +87,9 @@ impl Pool {
     /// A failed sync poisons.
     pub fn sync_data(&self) -> Result<()> {
         self.check()?;
-        self.data.sync().map_err(|e| self.log.poison(Error::io("syncing the data file", e).with_file(DATA)))
+        let synced = self.data.sync();
+        let again = synced.is_err() && mutants::is(Mutant::DataSyncRetried);
+        let synced = if again { self.data.sync() } else { synced };
+        synced.map_err(|e| self.log.poison(Error::io("syncing the data file", e).with_file(DATA)))
     }
 }

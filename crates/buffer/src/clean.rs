@@ -21,6 +21,7 @@ use crate::{Pool, image};
 use hamal_disk::AlignedBuf;
 use hamal_error::{Error, Result};
 use hamal_log::{Block, Credit, RecordKind, RecordSpec, TxnRef, Whole};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, header};
 use hamal_trace::{Event, ForceReason, WriteReason};
 use std::collections::{HashSet, VecDeque};
@@ -256,7 +257,9 @@ impl Pool {
             return Ok(());
         }
         // W-3. A page's content may also have been changed by a thread that then poisoned the engine: ask before writing.
-        self.log.force(force, ForceReason::WalRule)?;
+        if !mutants::is(Mutant::PageBeforeLog) {
+            self.log.force(force, ForceReason::WalRule)?;
+        }
         self.check()?;
         #[cfg(test)]
         self.step(crate::tests::Step::Forced, copied[0].page);
@@ -275,13 +278,14 @@ impl Pool {
             #[cfg(test)]
             self.step(crate::tests::Step::ReadB, x.page);
             let img = f.img();
-            f.set_flight(if covers(img, b) { img.0 } else { self.log.tail().0 });
+            let mark = if covers(img, b) { img.0 } else { self.log.tail().0 };
+            f.set_flight(if mutants::is(Mutant::NoFlightMark) { 0 } else { mark });
             // Pairs with the fence in `publish_checkpoint`: either B is still b below, and then a checkpoint that
             // publishes a later one sees the mark in its scan; or we see the later one (W-6).
             fence(SeqCst);
             #[cfg(test)]
             self.step(crate::tests::Step::Marked, x.page);
-            if self.begun.load(SeqCst) == b.0 {
+            if self.begun.load(SeqCst) == b.0 || mutants::is(Mutant::BNotReadAgain) {
                 return b;
             }
         }
@@ -297,7 +301,8 @@ impl Pool {
         into: &mut [u8],
     ) -> Result<Taken> {
         let f = self.region.desc(x.frame);
-        let Some(guard) = self.region.try_read(x.frame) else {
+        let waits = || mutants::is(Mutant::CleanerWaits).then(|| self.region.read(x.frame));
+        let Some(guard) = self.region.try_read(x.frame).or_else(waits) else {
             f.set_flight(0);
             return Ok(Taken::Held);
         };
@@ -309,7 +314,9 @@ impl Pool {
         into.copy_from_slice(&guard);
         let page_lsn = header::page_lsn(into);
         let mut need = page_lsn;
-        if self.options.images && !covers(f.img(), b) {
+        let guard = Some(guard).filter(|_| !mutants::is(Mutant::ImageAfterLatch));
+        let once = mutants::is(Mutant::ImageOnce) && !f.img().is_null();
+        if self.options.images && !covers(f.img(), b) && !once && !mutants::is(Mutant::NoImage) {
             match self.append_image(c, x, page_lsn, credit, into) {
                 Ok((lsn, end)) => {
                     f.set_img(lsn);
@@ -323,6 +330,9 @@ impl Pool {
         }
         // Also if it was logged by an earlier batch, which may have failed before its force (W-3).
         need = need.max(Lsn(f.img().0 + 1));
+        if mutants::is(Mutant::ForceWithoutImage) {
+            need = page_lsn;
+        }
         header::set_img_lsn(into, f.img());
         f.start_flight();
         #[cfg(test)]
@@ -345,7 +355,8 @@ impl Pool {
         page: &[u8],
     ) -> Result<(Lsn, Lsn)> {
         let rm = header::rm(page);
-        let hole = self.managers.get(rm).map_or(0..0, |m| m.hole(page));
+        let mut hole = self.managers.get(rm).map_or(0..0, |m| m.hole(page));
+        hole.end += usize::from(mutants::is(Mutant::ImageMissesBytes) && hole.end < page.len());
         image::encode(page, hole, self.options.compress_images, &mut c.scratch, &mut c.image);
         let block = Block { page: x.page, former: page_lsn, op: 0, whole: Whole::Image, payload: &c.image };
         let blocks = [block];
@@ -374,7 +385,10 @@ impl Pool {
                 end += 1;
             }
             let offset = self.offset(copied[first].page);
-            self.data.write_at(offset, &staging[first * size..end * size]).map_err(|e| {
+            let written = self.data.write_at(offset, &staging[first * size..end * size]);
+            let full = |e: &std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
+            let lost = mutants::is(Mutant::NoSpaceSwallowed) && written.as_ref().is_err_and(full);
+            if lost { Ok(()) } else { written }.map_err(|e| {
                 let e = Error::io("writing pages", e)
                     .with_page(copied[first].page)
                     .with_file(DATA)

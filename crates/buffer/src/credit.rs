@@ -14,6 +14,7 @@ use crate::patience::Patience;
 use crate::pool::IMAGE_EXTRA;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Credit;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_trace::WriteReason;
 use std::fmt;
 use std::sync::atomic::Ordering::*;
@@ -209,6 +210,7 @@ impl Pool {
             let promised = self.promised.fetch_add(tokens, SeqCst) + tokens;
             let used = self.ring_used.fetch_add(ring, SeqCst) + ring;
             let room = Admitted { pool: self, tokens, ring };
+            let cap = if mutants::is(Mutant::NoDirtyCap) { u64::MAX } else { cap };
             let over_dirty = tokens != 0 && self.dirty.load(SeqCst) + promised > cap;
             // One that is alone may have more than its share.
             // Also for the system: beyond its share of the ring it might wait for a frame that waits for the rest. Shares

@@ -8,6 +8,7 @@ use crate::translate::Entry;
 use crate::versions::version_tag;
 use crate::{ExclusivePage, Need, Pin, Pool, SharedPage, Stop};
 use hamal_error::{Error, ErrorKind, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageFault, PageId, header};
 use hamal_trace::{Event, WriteReason};
 use parking_lot::MutexGuard;
@@ -281,7 +282,7 @@ impl Pool {
         })?;
         // An image is durable before the page is written, so imgLSN proves as much as pageLSN does (T7).
         let lsn = header::page_lsn(into).max(header::img_lsn(into));
-        if lsn >= self.log.tail() {
+        if lsn >= self.log.tail() && !mutants::is(Mutant::LogBehindUnnoticed) {
             let m = format!("the page has seen LSN {lsn} and the log ends at {}", self.log.tail());
             return Err(Error::new(ErrorKind::LogBehindPages, m)
                 .with_page(id)
@@ -382,7 +383,8 @@ impl Pool {
     /// Unbinds a clean frame; the caller keeps it latched and owns it.
     pub(crate) fn release(&self, guard: &WriteGuard<'_, Frame>, page: PageId) {
         let f = guard.desc();
-        debug_assert!(!f.is_dirty() && !f.in_flight() && !f.pinned(), "BUF-EVICT");
+        let left = mutants::is(Mutant::FreedInFlightLeaves);
+        debug_assert!(!f.is_dirty() && !f.in_flight() && !f.pinned() || left, "BUF-EVICT");
         f.unbind();
         self.region.rouse(guard.frame());
         self.settle(f);

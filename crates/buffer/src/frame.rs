@@ -17,6 +17,7 @@
 //! `rec`, `next`, `in_flight` and `dead` at rest (the cleaner apart). The atomics are there for those who look without
 //! the latch: the clock, the choice of candidates, and the first glance of the checkpoint's scan, all of which look again
 //! under the latch before they act (`checkpoint.rs` says why its glance misses nothing).
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
 
@@ -142,6 +143,11 @@ impl Frame {
         field.store(tail.0, SeqCst);
         mark
     }
+    /// Sets a mark anew, too late (a planted bug).
+    pub(crate) fn move_mark(&self, mark: Mark, tail: Lsn) {
+        self.unmark(mark);
+        self.mark(tail);
+    }
     /// Takes a mark back: nothing was changed after all. Exclusive latch, held since the mark was set.
     pub(crate) fn unmark(&self, mark: Mark) {
         match mark {
@@ -170,7 +176,7 @@ impl Frame {
     /// W-5: the write has ended. Exclusive latch. `rec` is stored before `next` is cleared, so that who looks without
     /// the latch, at `next` first, cannot find both empty while a change is unwritten.
     pub(crate) fn end_flight(&self) {
-        self.rec.store(self.next(), SeqCst);
+        self.rec.store(self.next() * u64::from(!mutants::is(Mutant::FlightClearsAll)), SeqCst);
         self.next.store(0, SeqCst);
         self.in_flight.store(false, Release);
         self.flight.store(0, SeqCst);

@@ -3,6 +3,7 @@ use crate::Pool;
 use crate::frame::Frame;
 use crate::region::{ReadGuard, WriteGuard};
 use hamal_error::Error;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::PageId;
 use std::fmt;
 use std::ops::Deref;
@@ -67,7 +68,8 @@ impl Drop for ExclusivePage<'_> {
             return;
         }
         let f = self.guard.desc();
-        if (f.dead() || self.fresh) && !f.is_dirty() && !f.in_flight() && !f.pinned() {
+        let in_flight = f.in_flight() && !mutants::is(Mutant::FreedInFlightLeaves);
+        if (f.dead() || self.fresh) && !f.is_dirty() && !in_flight && !f.pinned() {
             self.pool.unbind(&self.guard);
         }
     }

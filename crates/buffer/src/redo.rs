@@ -10,6 +10,7 @@ use crate::translate::Entry;
 use crate::{ApplyError, Applying, Pool, image};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, RmId, TxnId, header};
 use hamal_trace::WriteReason;
 use std::fmt;
@@ -89,7 +90,9 @@ impl RedoPage<'_> {
                 }
                 let at = Applying { lsn, txn, page: id };
                 apply_block(&pool.managers, &at, rm, op, whole, payload, page).map(|()| {
-                    header::set_page_lsn(page, lsn);
+                    if whole != Whole::No || !mutants::is(Mutant::RedoKeepsPageLsn) {
+                        header::set_page_lsn(page, lsn);
+                    }
                     header::set_img_lsn(page, if whole == Whole::No { img } else { lsn });
                 })
             }
@@ -176,7 +179,11 @@ impl fmt::Debug for RedoPage<'_> {
 impl Pool {
     /// Enters redo: B is the redo point recovered from, so that images at or above it are not logged again (T2).
     pub fn begin_redo(&self, redo_point: Lsn) {
-        self.publish_checkpoint(redo_point);
+        self.publish_checkpoint(match redo_point {
+            _ if mutants::is(Mutant::RedoImagesAgain) => self.log.tail(),
+            _ if mutants::is(Mutant::ImageInRedoMissing) => Lsn(1),
+            b => b,
+        });
         self.in_redo.store(true, SeqCst);
     }
 

@@ -192,6 +192,13 @@ impl<'r, D> WriteGuard<'r, D> {
     pub(crate) fn frame(&self) -> u32 {
         self.frame
     }
+    /// Gives the latch back and takes it again (a planted bug; the caller holds no reference to the bytes).
+    pub(crate) fn let_go_for_a_moment(&mut self) {
+        let latch = &self.region.slots[self.frame as usize].latch;
+        latch.unlock_exclusive();
+        std::thread::yield_now();
+        latch.lock_exclusive();
+    }
     /// The bytes, to change.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: BUF-MEM-1 for validity. The exclusive latch is held until `self` is dropped and the slice borrows

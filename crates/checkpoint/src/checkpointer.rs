@@ -12,6 +12,7 @@ use crate::{CheckpointData, CheckpointEnd, Chunk, Control, ControlFile, Versions
 use hamal_buffer::RingShares;
 use hamal_error::Result;
 use hamal_log::{Log, RecordKind, RecordSpec, TxnRef};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, RmId};
 use hamal_trace::{Event, ForceReason, Trace};
 use hamal_txn::TxnManager;
@@ -96,12 +97,20 @@ impl Checkpointer {
         // Step 1 (CKP-1). Whoever appends a record below B has set its recLSN and its table entry before reserving, and
         // the reservation of B is a later step on the same atomic tail.
         let (begin, _) = self.append(log, RecordKind::CheckpointBegin, &[])?;
-        pool.publish_checkpoint(begin);
+        if !mutants::is(Mutant::PublishAfterScan) {
+            pool.publish_checkpoint(begin);
+        }
         self.trace.emit(|| Event::CheckpointBegin { lsn: begin });
 
         // Step 2 (CKP-2): transactions first or frames first does not matter; both after B is published.
         let att = self.txns.att();
+        if mutants::is(Mutant::SyncBeforeScan) {
+            pool.sync_data()?;
+        }
         let scan = pool.scan_dirty(begin, last.redo);
+        if mutants::is(Mutant::PublishAfterScan) {
+            pool.publish_checkpoint(begin);
+        }
         let redo = scan.redo;
         let data = CheckpointData { dpt: scan.pages, att };
         self.trace.emit(|| Event::CheckpointScan { redo, dirty: data.dpt.len() });
@@ -113,18 +122,23 @@ impl Checkpointer {
             (page, lsn) if page.0 < data_pages => (page, lsn),
             _ => (PageId(0), Lsn::NULL),
         };
-        pool.sync_data()?;
+        if !mutants::is(Mutant::CheckpointWithoutSync) && !mutants::is(Mutant::SyncBeforeScan) {
+            pool.sync_data()?;
+        }
         self.trace.emit(|| Event::CheckpointSync);
 
         // Step 4 (CKP-4).
+        let one_record = mutants::is(Mutant::TableInOneRecord);
         let most = RingShares::direct(log.options().ring_bytes as u64) as usize;
-        let chunk_bytes = (log.options().max_record / 2).min(most);
+        let chunk_bytes = if one_record { 1 << 30 } else { (log.options().max_record / 2).min(most) };
         for chunk in Chunk::cut(&data, begin, chunk_bytes) {
             self.append(log, RecordKind::CheckpointChunk, &chunk)?;
         }
         let tables = CheckpointEnd { begin, redo, dpt: data.dpt.len() as u64, att: data.att.len() as u64 };
         let (_, end) = self.append(log, RecordKind::CheckpointEnd, &tables.encode())?;
-        log.force(end, ForceReason::Checkpoint)?;
+        if !mutants::is(Mutant::ControlBeforeEnd) {
+            log.force(end, ForceReason::Checkpoint)?;
+        }
 
         // The tags are read after the scan, so those of pages that no record from R on names are final; the moment of the
         // table is durable in the log (VER-2, VER-4).
@@ -134,7 +148,13 @@ impl Checkpointer {
 
         // Step 5: the one write that makes the checkpoint count. A transaction in the table pins the log from its first
         // record even if it has committed since: its commit record may be lost in a crash (T41).
-        let keep_from = data.att.iter().map(|e| Lsn(e.txn.0)).fold(redo, Lsn::min);
+        let mut keep_from = data.att.iter().map(|e| Lsn(e.txn.0)).fold(redo, Lsn::min);
+        if mutants::is(Mutant::LogCutAtRedo) {
+            keep_from = redo;
+        }
+        if mutants::is(Mutant::ReaderHoldsLog) {
+            keep_from = self.txns.stats().oldest_snapshot.map_or(keep_from, |s| s.min(keep_from));
+        }
         let next = Control {
             checkpoint_begin: begin,
             checkpoint_end: end,
@@ -146,9 +166,15 @@ impl Checkpointer {
             versions: written.digest,
             ..last
         };
+        if mutants::is(Mutant::RecycleBeforeSlot) {
+            log.truncate(keep_from)?;
+        }
         let slot = control.write(next).map_err(|e| log.poison(e))?;
         versions.commit(written);
         drop(versions);
+        if mutants::is(Mutant::ControlBeforeEnd) {
+            log.force(end, ForceReason::Checkpoint)?;
+        }
         let sequence = control.current().sequence;
         self.trace.emit(|| Event::ControlWrite { sequence, slot });
 

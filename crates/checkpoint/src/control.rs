@@ -6,6 +6,7 @@
 
 use hamal_disk::{Disk, DiskFile, OpenMode, read_exact_at};
 use hamal_error::{Error, ErrorKind, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{DbId, Lsn, PageId, valid_page_size};
 use std::sync::Arc;
 
@@ -228,7 +229,9 @@ impl ControlFile {
         let mut both = control.encode()?;
         both.extend_from_within(..);
         file.write_at(0, &both).map_err(io)?;
-        file.sync().map_err(io)?;
+        if !mutants::is(Mutant::ControlNamedBeforeSync) {
+            file.sync().map_err(io)?;
+        }
         disk.rename(temporary, NAME).map_err(io)?;
         disk.sync_dir("").map_err(io)?;
         let other_keep = control.keep_from;
@@ -277,7 +280,7 @@ impl ControlFile {
         };
         drop(direct);
         let file = disk.open(NAME, OpenMode { read_only, ..OpenMode::default() }).map_err(io)?;
-        if !read_only {
+        if !read_only && !mutants::is(Mutant::ControlOpenNotSynced) {
             file.sync().map_err(io)?;
         }
         let (slot, current, other_keep) = match slots {
@@ -289,8 +292,9 @@ impl ControlFile {
                     )
                     .with_file(NAME));
                 }
-                let keep = if a.sequence >= b.sequence { b.keep_from } else { a.keep_from };
-                if a.sequence >= b.sequence { (0, a, keep) } else { (1, b, keep) }
+                let first = (a.sequence >= b.sequence) != mutants::is(Mutant::LowerSequence);
+                let keep = if first { b.keep_from } else { a.keep_from };
+                if first { (0, a, keep) } else { (1, b, keep) }
             }
             [Ok(a), Err(_)] => (0, a.clone(), a.keep_from),
             [Err(_), Ok(b)] => (1, b.clone(), b.keep_from),
@@ -315,6 +319,9 @@ impl ControlFile {
     }
     /// The lowest LSN that either slot needs: the log may be truncated below it (CKP-5).
     pub fn keep_from(&self) -> Lsn {
+        if mutants::is(Mutant::KeepForNewerSlot) {
+            return self.current.keep_from;
+        }
         self.current.keep_from.min(self.other_keep)
     }
 
@@ -325,9 +332,11 @@ impl ControlFile {
     pub fn write(&mut self, mut next: Control) -> Result<u8> {
         let io = |e| Error::io("cannot write the control file", e).with_file(NAME);
         next.sequence = self.current.sequence + 1;
-        let slot = 1 - self.slot;
+        let slot = if mutants::is(Mutant::OneControlSlot) { self.slot } else { 1 - self.slot };
         self.file.write_at(u64::from(slot) * SLOT_BYTES as u64, &next.encode()?).map_err(io)?;
-        self.file.sync().map_err(io)?;
+        if !mutants::is(Mutant::ControlNotSynced) {
+            self.file.sync().map_err(io)?;
+        }
         self.other_keep = self.current.keep_from;
         self.current = next;
         self.slot = slot;

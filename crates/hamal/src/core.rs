@@ -5,6 +5,7 @@ use hamal_btree::{Btree, Catalogue, Garbage};
 use hamal_buffer::Pool;
 use hamal_checkpoint::{CheckpointReport, Checkpointer};
 use hamal_log::Log;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
 use hamal_space::Space;
 use hamal_trace::{ForceReason, WriteReason};
@@ -238,6 +239,9 @@ impl Core {
             return Ok(());
         }
         // Pages freed by records that are durable are not needed by any recovery, so the file may be cut behind them.
+        if mutants::is(Mutant::FileCutEarly) {
+            self.space.shrink()?;
+        }
         self.log.force(tail, ForceReason::Asked)?;
         self.pool.flush_all(WriteReason::Asked)?;
         self.space.shrink()?;

@@ -88,6 +88,13 @@ pub use write::{CommitTicket, WriteTxn};
 pub(crate) use hamal_disk::Disk;
 pub(crate) use owner::Owner;
 
+/// Planted bugs, for tests of tests. Nothing can be turned on unless the feature `mutants` was asked for, which nothing that
+/// ships does: without it the wrong code is not compiled in.
+#[doc(hidden)]
+pub mod mutants {
+    pub use hamal_mutants::*;
+}
+
 mod core_reexports {
     pub use hamal_btree::{Finding, VerifyReport};
     pub use hamal_checkpoint::CheckpointReport;

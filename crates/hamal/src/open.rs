@@ -14,6 +14,7 @@ use hamal_checkpoint::{
 use hamal_disk::{DiskFile, DiskLock, OpenMode, OverlayDisk};
 use hamal_error::Poison;
 use hamal_log::{Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{DbId, Lsn, PageId, RmId};
 use hamal_recovery::{ProgressFn, RestartContext, restart};
 use hamal_space::{SPACE_RM, Space, SpaceManager};
@@ -92,7 +93,7 @@ pub(crate) fn open(
     }
     // Looked at before anything is locked, which makes a file: opening a foreign directory leaves no trace in it.
     decide(&disk, how)?;
-    let lock = take_lock(&disk)?;
+    let lock = (!mutants::is(Mutant::LockAfterWrite)).then(|| take_lock(&disk)).transpose()?;
     let found = decide(&disk, how)?;
     if found != Found::Database {
         if found == Found::HalfMade {
@@ -103,7 +104,7 @@ pub(crate) fn open(
         // Made whole, but for the last step.
         remove_marker(&disk)?;
     }
-    wire(options, disk, Some(lock), false, progress)
+    wire(options, disk, lock, false, progress)
 }
 
 /// Whether what is there fits what is wanted.
@@ -469,6 +470,7 @@ fn wire(
     // it (T4). The checkpoint itself was durable before the control file named it.
     if !reader.bypasses_cache()
         && reader.read(control.checkpoint_end)?.is_some()
+        && !mutants::is(Mutant::SegmentsNotRewritten)
         && rewrite_segments(&disk, control.keep_from)? > 0
     {
         reader = LogReader::open(&disk, identity, &end)?;
@@ -480,8 +482,10 @@ fn wire(
     let data = open_data(&disk, options, false)?;
     // A clean end leaves the device in charge of the data file; after any other, what cannot be read past the cache is
     // made true by recovery, which treats every page that the log names as dirty.
-    check_witness(&*data, &control)?;
-    let bypass = data.bypasses_cache();
+    if !mutants::is(Mutant::WitnessIgnored) {
+        check_witness(&*data, &control)?;
+    }
+    let bypass = data.bypasses_cache() || mutants::is(Mutant::CacheTrusted);
     if !bypass {
         data.sync()
             .and_then(|()| data.drop_cache())
@@ -512,7 +516,7 @@ fn wire(
         trace: trace.clone(),
     };
     // Until the last loser has ended, what looks settled may be a loser's: no purge, no merge (T11).
-    parts.btree.set_undo_only(true);
+    parts.btree.set_undo_only(!mutants::is(Mutant::LoserCleansLeaf));
     let report = restart(context, progress)?;
     parts.btree.set_undo_only(false);
     if report.clean && data_len < control.data_pages {
@@ -539,6 +543,8 @@ fn wire(
         report,
         read_only,
     });
+    let late = mutants::is(Mutant::LockAfterWrite) && !read_only;
+    let lock = if late { Some(take_lock(&disk)?) } else { lock };
     Database::start(core, lock)
 }
 

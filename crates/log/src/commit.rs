@@ -15,10 +15,11 @@
 //! itself, or finds another leading, who will, or finds itself served by another leader, whose (6) comes
 //! after.
 use crate::Log;
-use crate::format::{self, SEAL_LEN, Seal};
+use crate::format::{self, SEAL_LEN, SECTOR, Seal};
 use crate::options::SyncMethod;
 use crate::segment::Segment;
 use hamal_error::{Error, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
 use hamal_trace::{Event, ForceReason};
 use parking_lot::MutexGuard;
@@ -116,7 +117,12 @@ impl Log {
                     self.hand_on();
                     flushed?;
                 }
-                None => self.follow(to.0),
+                None => {
+                    self.follow(to.0);
+                    if mutants::is(Mutant::FollowerAcked) {
+                        return self.poison.check();
+                    }
+                }
             }
         }
     }
@@ -149,7 +155,9 @@ impl Log {
                 self.poison(Error::internal("LOG-4: a group is longer than the ring").with_lsn(Lsn(start)))
             );
         }
-        self.slots.wait_below(records_end);
+        if !mutants::is(Mutant::LeaderDoesNotWait) {
+            self.slots.wait_below(records_end);
+        }
         // An appender that panicked left a hole and said so before it freed its slot.
         self.poison.check()?;
         // SAFETY: `[records_end, end)` was reserved above, and ring admission left room for it (LOG-4).
@@ -179,9 +187,17 @@ impl Log {
     /// Writes `[start, end)` from the ring to the segments and syncs them.
     fn write_out(&self, start: u64, end: u64) -> Result<()> {
         let segments = self.segments.read().clone();
-        let mut i = segments.partition_point(|s| s.end() <= start);
-        let mut at = start;
+        let again = mutants::is(Mutant::SectorRewritten)
+            && self.groups.load(Relaxed) > 0
+            && segments.first().is_some_and(|s| s.first < start);
+        let mut at = if again { start - SECTOR } else { start };
+        let mut i = segments.partition_point(|s| s.end() <= at);
         let touched = i;
+        let no_sync = mutants::is(Mutant::AckBeforeSync) || mutants::is(Mutant::LogNeverSynced);
+        if mutants::is(Mutant::AckBeforeSync) {
+            let synced = |s: &Arc<Segment>| s.file.sync().map_err(|e| failed("syncing the log", e, s, 0, at));
+            segments.iter().take(i + 1).try_for_each(synced)?;
+        }
         while at < end {
             let Some(segment) = segments.get(i).filter(|s| s.first <= at) else {
                 return Err(Error::internal("LOG-6: the log's tail is in no segment").with_lsn(Lsn(at)));
@@ -199,9 +215,11 @@ impl Log {
             at = stop;
             i += 1;
         }
-        if self.options.sync == SyncMethod::Fdatasync {
+        if self.options.sync == SyncMethod::Fdatasync && !no_sync {
             for segment in &segments[touched..i] {
-                segment.file.sync().map_err(|e| {
+                let synced = segment.file.sync();
+                let again = synced.is_err() && mutants::is(Mutant::SyncRetried);
+                if again { segment.file.sync() } else { synced }.map_err(|e| {
                     failed("syncing the log", e, segment, segment.offset(start.max(segment.first)), start)
                 })?;
                 self.syncs.fetch_add(1, Relaxed);

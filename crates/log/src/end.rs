@@ -10,7 +10,8 @@ use crate::format::{SEAL_LEN, SECTOR, Seal, Seeds};
 use crate::reader::{CACHE, CHUNK, READ_MODE};
 use crate::{LogIdentity, LogOptions, LogReader, segment};
 use hamal_disk::Disk;
-use hamal_error::Result;
+use hamal_error::{Error, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
 use std::sync::Arc;
 
@@ -86,13 +87,14 @@ fn open_files(disk: &Arc<dyn Disk>, identity: LogIdentity, from: Lsn, cache: usi
 fn find(files: &mut Files, seeds: Seeds, from: Lsn, proven: Lsn) -> Result<LogEnd> {
     let mut start = from.0;
     let mut before = seal_before(files, start)?;
-    while let Some(seal) = group(files, start, before)? {
+    let tail = |e: Error| if mutants::is(Mutant::ReadErrorIsTail) { Ok(None) } else { Err(e) };
+    while let Some(seal) = group(files, start, before).or_else(tail)? {
         start = seal.lsn + SEAL_LEN;
         before = Some(seal.crc);
     }
 
     // Nothing valid at `start`. First what does not depend on the bytes there.
-    if proven.0 > start {
+    if proven.0 > start && !mutants::is(Mutant::DamageIsTail) && !mutants::is(Mutant::ControlProofIgnored) {
         let m = format!("the log ends here, but the control file proves it durable up to {}", proven.0);
         return Err(files.corrupt(start, m));
     }
@@ -112,7 +114,8 @@ fn find(files: &mut Files, seeds: Seeds, from: Lsn, proven: Lsn) -> Result<LogEn
         0 => Verdict::Clean,
         bytes => Verdict::TornTail { bytes },
     };
-    Ok(LogEnd { end: Lsn(start), last_seal, verdict, oldest: Lsn(files.oldest()) })
+    let behind = if mutants::is(Mutant::AppendBehindTornTail) { torn } else { 0 };
+    Ok(LogEnd { end: Lsn(start + behind), last_seal, verdict, oldest: Lsn(files.oldest()) })
 }
 
 /// The checksum of the seal before the group at `from`, if it can be known: `from` may lie inside a group.
@@ -142,13 +145,16 @@ fn group(files: &mut Files, start: u64, before: Option<u32>) -> Result<Option<Se
         }
     };
     let fits = match before {
-        Some(crc) => seal.start == start && seal.previous == crc,
+        Some(crc) => seal.start == start && (seal.previous == crc || mutants::is(Mutant::CrcWithoutLsn)),
         None => seal.start <= start,
     };
     if !fits {
         return Ok(None);
     }
-    if seal.start >= files.oldest() {
+    if seal.start >= files.oldest()
+        && !mutants::is(Mutant::GroupCrcIgnored)
+        && !mutants::is(Mutant::TornTailAccepted)
+    {
         let crc = files.group_crc(seal.start, seal.lsn, u64::MAX)?;
         if crc != Some(seal.group) {
             return Ok(None);
@@ -175,7 +181,7 @@ fn later_seals(files: &mut Files, seeds: Seeds, x: u64) -> Result<u64> {
             let seal = Seal::decode(seeds, lsn, &sector[(SECTOR - SEAL_LEN) as usize..]);
             at += SECTOR;
             match seal {
-                Some(s) if s.start > x => {
+                Some(s) if s.start > x && !mutants::is(Mutant::DamageIsTail) => {
                     proof = Some((lsn, s.start));
                     break;
                 }

@@ -1,6 +1,7 @@
 //! The bytes of a seal and of a segment header, and how checksums are seeded. Records are in `codec.rs`; the
 //! whole is described in `docs/formats/log.md`.
 use crate::LogIdentity;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::DbId;
 
 /// Bytes of a segment header: one block, outside LSN space.
@@ -33,11 +34,14 @@ impl Seeds {
     }
     /// The state of a record's checksum before its bytes: database and own LSN went in.
     pub(crate) fn record(self, lsn: u64) -> u32 {
-        crc32c::crc32c_append(self.record, &lsn.to_le_bytes())
+        if mutants::is(Mutant::CrcWithoutLsn) { self.record } else { self.at(self.record, lsn) }
     }
     /// The state of a group's checksum before its bytes: database, timeline and the group's start went in.
     pub(crate) fn group(self, start: u64) -> u32 {
-        crc32c::crc32c_append(self.seal, &start.to_le_bytes())
+        if mutants::is(Mutant::CrcWithoutLsn) { self.seal } else { self.at(self.seal, start) }
+    }
+    fn at(self, seed: u32, lsn: u64) -> u32 {
+        crc32c::crc32c_append(seed, &lsn.to_le_bytes())
     }
 }
 
@@ -95,13 +99,16 @@ impl Seal {
         if b[..8] != SEAL_MAGIC {
             return None;
         }
-        let seal = Seal {
+        let mut seal = Seal {
             lsn: u64_at(b, 8),
             start: u64_at(b, 16),
             previous: u32_at(b, 24),
             group: u32_at(b, 28),
             crc: u32_at(b, 44),
         };
+        if mutants::is(Mutant::CrcWithoutLsn) {
+            (seal.start, seal.lsn) = (seal.start.wrapping_add(lsn).wrapping_sub(seal.lsn), lsn);
+        }
         let sound = seal.crc == Self::checksum(seeds, b)
             && seal.lsn == lsn
             && seal.start < lsn

@@ -12,6 +12,7 @@ use crate::{LogEnd, LogIdentity, LogOptions, Record, RecordSpec, TxnRef, codec};
 use crossbeam_utils::CachePadded;
 use hamal_disk::{Disk, OpenMode};
 use hamal_error::{Error, ErrorKind, Poison, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TxnId};
 use hamal_trace::{Event, Trace};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -238,12 +239,12 @@ impl Log {
                 .with_lsn(end.end));
         }
         // What was read may have been in a cache only. From here on it counts as durable, so it must be.
-        for s in &segments {
+        for s in segments.iter().filter(|_| !mutants::is(Mutant::LogOpenNotSynced)) {
             s.file.sync().map_err(|e| Error::io("syncing the log", e).with_file(s.name.clone()))?;
         }
         disk.sync_dir(segment::DIR)
             .map_err(|e| Error::io("syncing the log's directory", e).with_file(segment::DIR))?;
-        let at = (end.end.0, end.last_seal);
+        let at = (end.end.0, end.last_seal ^ u32::from(mutants::is(Mutant::SealForgetsPredecessor)));
         let log = Self::assemble(disk, options, identity, segments, at, poison, trace);
         {
             let mut grow = log.grow.lock();
@@ -501,7 +502,9 @@ impl Log {
         }
         // Durable before a free file gets a new header: a segment's name never stands for a file with
         // another's header.
-        self.disk.sync_dir(segment::DIR).map_err(|e| io(e, segment::DIR))?;
+        if !mutants::is(Mutant::ReleaseWithoutDirSync) {
+            self.disk.sync_dir(segment::DIR).map_err(|e| io(e, segment::DIR))?;
+        }
         grow.free.append(&mut freed);
         Ok(())
     }
@@ -546,7 +549,9 @@ impl Log {
 
 fn write_mode(options: &LogOptions) -> OpenMode {
     let past_cache = options.sync == SyncMethod::DirectDsync;
-    OpenMode { direct: past_cache, dsync: past_cache, ..OpenMode::default() }
+    let late = mutants::is(Mutant::AckBeforeSync) || mutants::is(Mutant::LogNeverSynced);
+    let dsync = past_cache && !late;
+    OpenMode { direct: past_cache, dsync, ..OpenMode::default() }
 }
 
 /// A reserved LSN without its bytes. Dropped by a panic between reservation and copy: the log cannot go on

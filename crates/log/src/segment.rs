@@ -6,6 +6,7 @@ use crate::LogIdentity;
 use crate::format::{FORMAT_VERSION, HEADER_BLOCK, SegmentHeader};
 use hamal_disk::{AlignedBuf, Disk, DiskFile, OpenMode, read_exact_at};
 use hamal_error::{Error, ErrorKind, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
 use std::sync::Arc;
 
@@ -78,15 +79,16 @@ impl Segment {
             let m = format!("a log segment has format version {}, not {FORMAT_VERSION}", header.version);
             return Err(at(Error::new(ErrorKind::UnsupportedVersion, m)));
         }
-        if header.db != id.db {
+        let unchecked = mutants::is(Mutant::SegmentHeaderUnchecked);
+        if header.db != id.db && !unchecked {
             let m = format!("a log segment belongs to database {}, not {}", header.db, id.db);
             return Err(at(Error::new(ErrorKind::WrongDatabase, m)));
         }
-        if header.timeline != id.timeline {
+        if header.timeline != id.timeline && !unchecked {
             let m = format!("a log segment is of timeline {}, not {}", header.timeline, id.timeline);
             return Err(at(Error::new(ErrorKind::WrongDatabase, m)));
         }
-        if header.first != first || !first.is_multiple_of(HEADER_BLOCK as u64) {
+        if (header.first != first || !first.is_multiple_of(HEADER_BLOCK as u64)) && !unchecked {
             return Err(corrupt("the header of a log segment names another first LSN than the file's name"));
         }
         if length < header.bytes || header.bytes <= HEADER_BLOCK as u64 || !header.bytes.is_multiple_of(4096)
@@ -207,7 +209,9 @@ fn fill(disk: &dyn Disk, plan: Plan, source: &str, zero: bool) -> std::io::Resul
         seal_before: plan.seal_before,
     };
     file.write_at(0, &header.encode())?;
-    file.sync()?;
+    if !mutants::is(Mutant::SegmentNotSynced) {
+        file.sync()?;
+    }
     if plan.mode.direct {
         let _ = file.drop_cache();
     }

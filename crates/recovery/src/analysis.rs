@@ -10,6 +10,7 @@ use crate::restart::step;
 use hamal_checkpoint::{CheckpointData, CheckpointEnd, Chunk, Control};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{BlockRef, LogReader, Record, RecordKind, Whole};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TxnId};
 use hamal_trace::{Event, Phase, SkipReason, Trace};
 use hamal_txn::AttEntry;
@@ -72,6 +73,7 @@ impl TransactionTable {
             trace.emit(|| Event::AttDelete { txn: r.txn, why });
         };
         match r.kind {
+            RecordKind::Commit if mutants::is(Mutant::CommitLeavesLoser) => {}
             RecordKind::Commit => end(self, "commit"),
             RecordKind::End => end(self, "end"),
             _ => {
@@ -82,6 +84,9 @@ impl TransactionTable {
                     undo_reserve: 0,
                 });
                 e.last = r.lsn;
+                if r.kind == RecordKind::Clr && mutants::is(Mutant::ClrRepeated) {
+                    return;
+                }
                 // A CLR's prev is undoNextLSN: what it compensates is not undone again.
                 e.undo_next =
                     if matches!(r.kind, RecordKind::Clr | RecordKind::DummyClr) { r.prev } else { r.lsn };
@@ -92,7 +97,7 @@ impl TransactionTable {
     }
 
     fn merge(&mut self, entry: AttEntry, trace: &Trace) {
-        if self.ended.contains(&entry.txn) {
+        if self.ended.contains(&entry.txn) && !mutants::is(Mutant::EndedRevived) {
             return;
         }
         let e = self.live.entry(entry.txn).or_insert(entry);
@@ -120,11 +125,17 @@ pub fn analyse(
     let mut table = TransactionTable::default();
     let mut tables = CheckpointData::default();
     let mut complete = None;
-    let mut at = from;
+    let mut at = if mutants::is(Mutant::RedoFromBegin) { begin } else { from };
     let mut next_report = from.0;
     while at < end {
         let Some(r) = reader.read(at)? else { break };
         at = r.end;
+        if mutants::is(Mutant::LogEndCutShort)
+            && complete.is_some()
+            && reader.read(at)?.is_none_or(|r| r.lsn >= end)
+        {
+            break;
+        }
         a.records += 1;
         if r.lsn.0 >= next_report {
             step(progress, Phase::Analysis, r.lsn.0 - from.0, end.0 - from.0)?;
@@ -133,7 +144,11 @@ pub fn analyse(
         trace.emit(|| Event::AnalysisRecord { lsn: r.lsn, kind: r.kind.name(), txn: r.txn });
 
         for b in &r.blocks {
-            note_block(a.pages.entry(b.page).or_default(), &r, b, begin, trace);
+            let unseen = r.lsn < begin && b.whole == Whole::Image && mutants::is(Mutant::ImagesFromBegin)
+                || b.whole == Whole::Free && mutants::is(Mutant::FreedPageRedone);
+            if !unseen {
+                note_block(a.pages.entry(b.page).or_default(), &r, b, begin, trace);
+            }
         }
         if r.lsn < begin {
             continue;
@@ -159,7 +174,7 @@ pub fn analyse(
                     }
                     for (page, rec) in std::mem::take(&mut tables.dpt) {
                         let p = a.pages.entry(page).or_default();
-                        if p.rec.is_null() || rec < p.rec {
+                        if p.rec.is_null() || rec < p.rec && !mutants::is(Mutant::DptEntryIgnored) {
                             p.rec = rec;
                         }
                         trace.emit(|| Event::DptAdd { page, rec_lsn: rec });
@@ -174,6 +189,9 @@ pub fn analyse(
     }
     if complete.is_none() {
         return Err(incomplete(begin));
+    }
+    if mutants::is(Mutant::YoungLoserForgotten) {
+        table.live.retain(|id, _| id.0 < begin.0);
     }
     a.losers = table.live.into_values().collect();
     a.losers.sort_by_key(|e| e.txn);

@@ -17,6 +17,7 @@ use crate::{Analysis, PageRedo, ProgressFn, RecoveryReport, RestartContext};
 use hamal_buffer::RedoPage;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{BlockRef, LogReader, Record, Whole};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, header};
 use hamal_trace::{Event, Phase, SkipReason};
 use std::collections::HashMap;
@@ -121,8 +122,9 @@ fn redo_one(
             for &lsn in &todo.records {
                 apply(ctx, report, records, &mut target, page, lsn)?;
             }
+            let next = todo.records.get(1).copied().filter(|_| mutants::is(Mutant::RebuiltPageDirtyLate));
             // T42: the page's own version on disk may be torn, so the log is needed from the whole-page record on.
-            target.set_dirty(lsn);
+            target.set_dirty(next.unwrap_or(lsn));
         }
         None => redo_onto_disk_version(ctx, report, records, page, todo)?,
     }
@@ -157,14 +159,14 @@ fn redo_onto_disk_version(
     let mut first_applied = None;
     for &lsn in late {
         let page_lsn = target.page_lsn();
-        if page_lsn >= lsn {
+        if page_lsn >= lsn && !(page_lsn == lsn && mutants::is(Mutant::RedoAppliesEqual)) {
             note_skip(ctx, report, lsn, page, SkipReason::PageLsnNotBelowLsn, rec, page_lsn);
             continue;
         }
         // The record says which version of the page it was made on. Another one means that a write was lost (T32): the
         // log may reach back to a whole-page record before the redo point.
         let former = find(records, page, lsn)?.0.former;
-        if former != page_lsn {
+        if former != page_lsn && !mutants::is(Mutant::LostWriteUnnoticed) {
             target.rebuild(todo.last, &format!("the log goes on from {former} at {lsn}"))?;
             report.pages_rebuilt += 1;
             return Ok(());
@@ -173,7 +175,7 @@ fn redo_onto_disk_version(
         first_applied.get_or_insert(lsn);
     }
     let page_lsn = target.page_lsn();
-    if page_lsn != todo.last && page_lsn < ctx.end.end {
+    if page_lsn != todo.last && page_lsn < ctx.end.end && !mutants::is(Mutant::LostWriteUnnoticed) {
         target.rebuild(todo.last, &format!("its last record is {}", todo.last))?;
         report.pages_rebuilt += 1;
         return Ok(());
@@ -252,7 +254,7 @@ fn note_skip(
 /// evicted; otherwise they are read once before.
 fn prove_log_not_behind(ctx: &RestartContext<'_>, analysis: &Analysis) -> Result<()> {
     let pool = ctx.txns.pool();
-    if analysis.pages.len() <= pool.options().frames / 2 {
+    if analysis.pages.len() <= pool.options().frames / 2 || mutants::is(Mutant::LogBehindUnnoticed) {
         return Ok(());
     }
     for (&page, todo) in &analysis.pages {

@@ -4,6 +4,7 @@ use crate::{OP_INIT, OP_MAPS, Reservation, SPACE_RM, bits, map_of, pages_per_map
 use hamal_buffer::{ExclusivePage, PageEdit, Pin, Pool, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{PageId, header};
 use hamal_txn::TxnManager;
 use parking_lot::Mutex;
@@ -117,7 +118,7 @@ impl Space {
                 break;
             };
             let id = PageId(first.0 + u64::from(bit));
-            if state.reserved.insert(id) {
+            if state.reserved.insert(id) || mutants::is(Mutant::PageReservedTwice) {
                 got.pages.push(id);
             }
             from = bit + 1;

@@ -8,7 +8,8 @@
 use crate::txn::{State, Txn};
 use crate::{TxnManager, rollback::END_BYTES};
 use hamal_error::Result;
-use hamal_log::{Credit, RecordKind, RecordSpec, Ticket, TxnRef};
+use hamal_log::{Appended, Credit, RecordKind, RecordSpec, Ticket, TxnRef};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
 use hamal_trace::Event;
 use std::sync::atomic::Ordering;
@@ -63,7 +64,8 @@ impl TxnManager {
             self.try_collect();
         }
         // What it read may be visible and not yet durable: then its answer has to wait as well.
-        Ok(CommitOutcome { timestamp, ticket: self.log().ticket(timestamp) })
+        let to = if !wrote && mutants::is(Mutant::ReadCommitDoesNotWait) { Lsn::NULL } else { timestamp };
+        Ok(CommitOutcome { timestamp, ticket: self.log().ticket(to) })
     }
 
     /// Logs the commit record; returns its end.
@@ -81,10 +83,19 @@ impl TxnManager {
         };
         let done = {
             let _section = self.commit_section.lock();
-            let done =
-                self.log().append_with(&spec, &mut credit, |a| self.horizon.table.commit(id, a.end))?;
-            self.horizon.committed(id, done.end);
-            done
+            let late = mutants::is(Mutant::StatusAfterRecord);
+            let timestamp = |a: Appended| if mutants::is(Mutant::TimestampIsStart) { a.lsn } else { a.end };
+            let store = |a: Appended| self.horizon.table.commit(id, timestamp(a));
+            let done = self.log().append_with(&spec, &mut credit, |a| {
+                if !late {
+                    store(a)
+                }
+            })?;
+            if late {
+                store(done);
+            }
+            self.horizon.committed(id, timestamp(done));
+            Appended { end: timestamp(done), ..done }
         };
         core.last = done.lsn;
         core.state = State::Committed;

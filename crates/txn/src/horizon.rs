@@ -17,6 +17,7 @@
 use crate::View;
 use crate::status::StatusTable;
 use hamal_log::Log;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, TxnId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -61,8 +62,9 @@ impl Horizon {
 
     /// Registers a snapshot.
     pub(crate) fn open(&self, now: Now) -> Lsn {
+        let early = mutants::is(Mutant::SnapshotLate).then(|| self.log.durable());
         let mut open = self.open.lock();
-        let mut at = self.log.durable();
+        let mut at = early.unwrap_or_else(|| self.log.durable());
         if now == Now::Visible {
             at = at.max(Lsn(self.visible.load(Ordering::Acquire)));
         }
@@ -117,7 +119,11 @@ impl Horizon {
         let h = {
             let open = self.open.lock();
             let mut h = self.log.durable();
-            if let Some((oldest, _)) = open.first_key_value() {
+            if mutants::is(Mutant::HorizonVisible) {
+                h = h.max(Lsn(self.visible.load(Ordering::Acquire)));
+            }
+            let ignored = mutants::is(Mutant::HorizonIgnoresSnapshots);
+            if let Some((oldest, _)) = open.first_key_value().filter(|_| !ignored) {
                 h = h.min(*oldest);
             }
             h

@@ -8,6 +8,7 @@ use crate::{Registry, ResourceManager, VersionStore};
 use hamal_buffer::{Change, Need, OpCredit, PageEdit, Pool, Stop};
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_log::{Appended, Log, RecordKind, TxnRef};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId, TxnId};
 use hamal_trace::{Event, ForceReason, Trace};
 use parking_lot::{Condvar, Mutex};
@@ -232,10 +233,13 @@ impl TxnManager {
             return Err(Error::internal(m).with_txn(txn.id()));
         }
         let first = core.first.is_null();
+        let late = first && mutants::is(Mutant::ListedLate);
         if first {
             // Listed before the reservation: a checkpoint whose begin record comes after it finds the
             // transaction in the list and waits for the mutex (TXN-ATT).
-            self.listed.lock().insert(txn.number(), me.clone());
+            if !late {
+                self.listed.lock().insert(txn.number(), me.clone());
+            }
             change.txn = TxnRef::First;
         } else {
             change.txn = TxnRef::Id(txn.id());
@@ -251,6 +255,9 @@ impl TxnManager {
             core.last = a.lsn;
             core.undo_next = a.lsn;
         })?;
+        if late {
+            self.listed.lock().insert(txn.number(), txn.arc().ok_or_else(|| txn.ended_error())?);
+        }
         if undo_bytes != 0 {
             core.undo_reserve += credit.take_undo(undo_bytes);
         }
@@ -302,6 +309,8 @@ impl TxnManager {
         }
         match self.status(writer) {
             Status::Settled => Ok(()),
+            Status::Committed(_) if mutants::is(Mutant::ConflictIgnored) => Ok(()),
+            Status::Active if mutants::is(Mutant::LockIgnored) => Ok(()),
             Status::Committed(ts) if ts <= txn.snapshot() => Ok(()),
             Status::Committed(ts) => {
                 self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
@@ -386,12 +395,13 @@ impl TxnManager {
         let mut att: Vec<AttEntry> = Vec::new();
         for txn in self.listed() {
             let core = txn.core.lock();
-            let live = matches!(core.state, State::Live | State::RollingBack);
+            let live = matches!(core.state, State::Live | State::RollingBack)
+                && !(core.state == State::RollingBack && mutants::is(Mutant::AttMissesRollingBack));
             if live && !core.first.is_null() {
                 att.push(AttEntry {
                     txn: txn.id(),
                     last: core.last,
-                    undo_next: core.undo_next,
+                    undo_next: if mutants::is(Mutant::AttUndoNextNull) { Lsn::NULL } else { core.undo_next },
                     undo_reserve: core.undo_reserve + core.end_reserve + core.adopted_reserve,
                 });
             }
@@ -429,7 +439,9 @@ impl TxnManager {
         txn.set_id(entry.txn);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.listed.lock().insert(number, txn.clone());
-        self.horizon.table.adopt(entry.txn, txn.clone());
+        if !mutants::is(Mutant::LoserCleansLeaf) {
+            self.horizon.table.adopt(entry.txn, txn.clone());
+        }
         txn
     }
     /// Sets the horizons after recovery: everything below `lsn` is settled (but for adopted losers).

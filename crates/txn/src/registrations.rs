@@ -8,6 +8,7 @@
 //! waiters are woken.
 use crate::{Txn, TxnManager};
 use hamal_error::Result;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::TreeId;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -50,7 +51,8 @@ impl Registrations {
         if let Some(o) = obstacle(&t.exclusive, txn).or_else(|| obstacle(&t.pending, txn)) {
             return Err(o);
         }
-        if let Some(other) = t.shared.iter().find(|s| s.number() != txn.number()) {
+        let other = |s: &&Arc<Txn>| s.number() != txn.number() && !mutants::is(Mutant::DropIgnoresWriters);
+        if let Some(other) = t.shared.iter().find(other) {
             let o = (other.clone(), other.turn());
             t.pending = Some(txn.clone());
             return Err(o);

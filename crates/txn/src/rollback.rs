@@ -13,6 +13,7 @@ use crate::txn::{Savepoint, State, Txn};
 use crate::{ResourceManager, TxnManager};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Appended, Credit, Record, RecordKind, RecordSpec, TxnRef};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
 use hamal_trace::Event;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -60,6 +61,12 @@ impl TxnManager {
         if wrote {
             self.trace.emit(|| Event::TxnRollback { txn: txn.id(), to: Lsn::NULL });
             self.append_plain(txn, RecordKind::Abort, None)?;
+            if mutants::is(Mutant::StatusForgottenFirst) {
+                self.horizon.table.forget(txn.id());
+            }
+            if mutants::is(Mutant::UndoAscending) {
+                self.undo_ascending(txn)?;
+            }
             while !self.undo_step(txn)?.is_null() {}
         }
         self.end_rolled_back(txn)
@@ -98,7 +105,12 @@ impl TxnManager {
             core.savepoints.truncate(i + 1);
         }
         self.undo_to(txn, to.undo_next)?;
-        txn.wake();
+        if mutants::is(Mutant::SavepointTooFar) {
+            self.undo_step(txn)?;
+        }
+        if !mutants::is(Mutant::PartialRollbackWakesNobody) {
+            txn.wake();
+        }
         Ok(())
     }
 
@@ -163,6 +175,25 @@ impl TxnManager {
         })
     }
 
+    /// Undoes the updates of the chain oldest first (a planted bug).
+    fn undo_ascending(&self, txn: &Txn) -> Result<()> {
+        let mut chain = Vec::new();
+        let mut at = txn.core.lock().undo_next;
+        while !at.is_null() {
+            let record = self.log().read(at)?;
+            if record.kind == RecordKind::Update {
+                chain.push(at);
+            }
+            at = record.prev;
+        }
+        for at in chain.into_iter().rev() {
+            txn.core.lock().undo_next = at;
+            self.undo_step(txn)?;
+        }
+        txn.core.lock().undo_next = Lsn::NULL;
+        Ok(())
+    }
+
     fn undo_record(&self, txn: &Txn, at: Lsn) -> Result<Lsn> {
         let record = self.log().read(at)?;
         let damaged = |m: String| Err(Error::new(ErrorKind::LogCorrupt, m).with_lsn(at).with_txn(txn.id()));
@@ -207,7 +238,7 @@ impl TxnManager {
             Error::new(ErrorKind::ResourceManager, m)
         })??;
         // Exactly one CLR is a fact of the types; that nothing was logged behind it is not.
-        if core.last != clr.lsn || core.undo_next != record.prev {
+        if (core.last != clr.lsn && !mutants::is(Mutant::NoClr)) || core.undo_next != record.prev {
             let m = format!("undo of manager `{}` logged something after its CLR", rm.name());
             return Err(Error::new(ErrorKind::ResourceManager, m));
         }
@@ -222,15 +253,18 @@ impl TxnManager {
         credit: &mut hamal_buffer::OpCredit<'_>,
     ) -> Result<Appended> {
         let mut core = ctx.txn.core.lock();
-        let change = hamal_buffer::Change {
-            kind: RecordKind::Clr,
-            rm: ctx.rm,
-            txn: TxnRef::Id(ctx.txn.id()),
-            prev: ctx.undo_next,
-            undo: &[],
+        let prev = match ctx.undo_next {
+            _ if mutants::is(Mutant::ClrWithoutUndoNext) => core.last,
+            _ if mutants::is(Mutant::ClrEndsUndo) => Lsn::NULL,
+            next => next,
         };
+        let txn = TxnRef::Id(ctx.txn.id());
+        let mut change = hamal_buffer::Change { kind: RecordKind::Clr, rm: ctx.rm, txn, prev, undo: &[] };
+        if mutants::is(Mutant::NoClr) {
+            (change.kind, change.txn, change.prev) = (RecordKind::Structure, TxnRef::None, Lsn::NULL);
+        }
         self.pool().change(&change, edits, credit, |a| {
-            core.last = a.lsn;
+            core.last = if mutants::is(Mutant::NoClr) { core.last } else { a.lsn };
             core.undo_next = ctx.undo_next;
         })
     }
@@ -343,7 +377,7 @@ impl TxnManager {
     /// a named state instead of failing. No latch held.
     pub(crate) fn until_space<T>(&self, mut take: impl FnMut() -> Result<T>) -> Result<T> {
         match take() {
-            Err(e) if e.kind() == ErrorKind::NoSpace => {}
+            Err(e) if e.kind() == ErrorKind::NoSpace && !mutants::is(Mutant::RollbackGivesUp) => {}
             done => return done,
         }
         self.counters.rollbacks_waiting_for_space.fetch_add(1, Ordering::Relaxed);

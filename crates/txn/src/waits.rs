@@ -13,6 +13,7 @@ use crate::Txn;
 use crate::stats::Counters;
 use crate::txn::this_thread;
 use hamal_error::{Error, ErrorKind, Poison, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_trace::{Event, Trace};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -85,7 +86,9 @@ impl WaitGraph {
                 .with_help("Roll back and run it again; keep transactions short, or raise lock_timeout"));
             };
             let turned = holder.await_turn(turn, left.min(POLL));
-            with.poison.check()?;
+            if !mutants::is(Mutant::WaitersIgnorePoison) {
+                with.poison.check()?;
+            }
             if turned {
                 return Ok(());
             }
@@ -154,7 +157,7 @@ fn find_cycle(
         }
         // Idle, or running. If its thread waits in another transaction, it cannot run.
         let owner = at.owner();
-        if owner == me {
+        if owner == me && !mutants::is(Mutant::OwnThreadWaits) {
             return Some((path, true));
         }
         let e = edges.values().find(|e| e.thread == owner && e.holds())?;

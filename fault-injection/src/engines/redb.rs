@@ -8,6 +8,8 @@
 //!   reopening, commit an empty durable transaction if early commits are waiting.
 //! * A checkpoint is `compact`, if no transaction is open. A flush is nothing.
 //! * The structure is verified by `check_integrity`; that it had to repair something is a finding.
+//! * A database is made under another name and then renamed. redb's own creation is not atomic: cut short, it leaves a
+//!   file with a length and without a header, which redb refuses to open ("magic number mismatch").
 //!
 //! What redb demands of a disk is in its design document: a write leaves alone the bytes outside of its range
 //! ("powersafe overwrite"), single bytes are atomic, and what was synced is durable. The models `ordered` and `posix` keep that.
@@ -26,6 +28,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 const FILE: &str = "data";
+/// A database that is being made.
+const NEW: &str = "data.new";
 /// Bytes of cache.
 const CACHE: usize = 1 << 20;
 
@@ -83,10 +87,8 @@ impl StorageBackend for Backend {
     }
 }
 
-fn open(disk: &Arc<dyn Disk>) -> Result<(Database, Opened), Failure> {
-    let file = disk.open(FILE, OpenMode { create: true, ..OpenMode::default() }).map_err(io_failure)?;
-    // The name is ours to look after; redb sees only the file.
-    disk.sync_dir("").map_err(io_failure)?;
+fn build(disk: &Arc<dyn Disk>, name: &str) -> Result<(Database, Opened), Failure> {
+    let file = disk.open(name, OpenMode { create: true, ..OpenMode::default() }).map_err(io_failure)?;
     let repaired = Arc::new(AtomicBool::new(false));
     let seen = repaired.clone();
     let db = Builder::new()
@@ -97,6 +99,20 @@ fn open(disk: &Arc<dyn Disk>) -> Result<(Database, Opened), Failure> {
     let clean = !repaired.load(Relaxed);
     let verdict = if clean { "clean" } else { "repaired" }.to_owned();
     Ok((db, Opened { clean, verdict, log_bytes: 0, losers: 0 }))
+}
+
+fn open(disk: &Arc<dyn Disk>) -> Result<(Database, Opened), Failure> {
+    // Names are ours to look after; redb sees only the file.
+    disk.sync_dir("").map_err(io_failure)?;
+    if !disk.exists(FILE).map_err(io_failure)? {
+        let new = OpenMode { create: true, ..OpenMode::default() };
+        disk.open(NEW, new).and_then(|f| f.set_len(0)).map_err(io_failure)?;
+        drop(build(disk, NEW)?);
+        // redb syncs when it closes; that it went well it cannot tell us.
+        disk.open(NEW, new).and_then(|f| f.sync()).map_err(io_failure)?;
+        disk.rename(NEW, FILE).and_then(|()| disk.sync_dir("")).map_err(io_failure)?;
+    }
+    build(disk, FILE)
 }
 
 fn io_failure(e: io::Error) -> Failure {

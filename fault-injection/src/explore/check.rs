@@ -4,9 +4,9 @@ use crate::model::{Allowed, Contents, Model, Wrong};
 use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::run::{Ended, Player, caught};
-use crate::sim::{Asked, Fates, Image, Question, SimDisk};
+use crate::sim::{Act, Asked, Fates, Image, IoEvent, Question, SimDisk};
 use crate::workload::Workload;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Which oracles judge. (Whether acknowledged commits are there, and the open's verdict, always are judged.)
@@ -82,6 +82,59 @@ pub(crate) struct Recovered {
     pub(crate) state: Option<usize>,
     pub(crate) opened: Opened,
     pub(crate) violation: Option<Violation>,
+}
+
+/// What a recovery that is cut off demands of the next one.
+#[derive(Debug)]
+pub(crate) struct Must {
+    /// The state that it came to, or would have.
+    pub(crate) state: usize,
+    /// What it asked only after the change at which it is cut off, and the answers. The next recovery may be answered
+    /// otherwise, and may then rightly come to another state: this one had written before it had read.
+    late: Vec<(Question, u8)>,
+}
+
+impl Must {
+    /// Of a recovery that made the changes `before`, which left `image`, when it was cut off.
+    pub(crate) fn of(done: &Recovered, state: usize, image: &Image, before: &[IoEvent]) -> Must {
+        let open: HashSet<Question> = image.questions().into_iter().map(|(q, _)| q).collect();
+        // What it had written itself is open again, but was decided when it was asked for.
+        let written = |q: Question| {
+            before.iter().any(|e| match q {
+                Question::Sector { file, sector } => {
+                    let bytes = sector * 512..(sector + 1) * 512;
+                    e.file == file
+                        && e.site.act == Act::Write
+                        && e.range.start < bytes.end
+                        && bytes.start < e.range.end
+                }
+                Question::Length { file } => {
+                    e.file == file && matches!(e.site.act, Act::Write | Act::SetLen)
+                }
+                Question::Name { .. } => false,
+            })
+        };
+        let late = done.asked.iter().filter(|a| open.contains(&a.question) && !written(a.question));
+        Must { state, late: late.map(|a| (a.question, a.answer)).collect() }
+    }
+
+    /// What is wrong if the next recovery is `done`.
+    pub(crate) fn broken(&self, allowed: &Allowed, done: &Recovered) -> Option<Violation> {
+        let state = done.state?;
+        let same = |(q, a): &(Question, u8)| {
+            done.asked.iter().find(|b| b.question == *q).is_none_or(|b| b.answer == *a)
+        };
+        if allowed.state(state) == allowed.state(self.state) || !self.late.iter().all(same) {
+            return None;
+        }
+        Some(Violation::new(
+            Oracle::Twice,
+            format!(
+                "a recovery that found {} commits was cut off, and the next one finds {state}",
+                self.state
+            ),
+        ))
+    }
 }
 
 /// Bytes that one recovery of a small database may read and write before it counts as running away.

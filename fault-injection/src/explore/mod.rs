@@ -18,7 +18,7 @@ use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::Run;
 use crate::sim::{Image, Persistence, Question, Site};
-use check::{Listed, Oracles, Otherwise, Recovered, Subject, afterwards, recover};
+use check::{Listed, Must, Oracles, Otherwise, Recovered, Subject, afterwards, recover};
 use plans::{Plan, Units};
 use std::collections::{HashMap, HashSet};
 use trie::Trie;
@@ -207,6 +207,8 @@ pub struct Explorer<'a> {
 struct Place<'p> {
     image: &'p Image,
     allowed: &'p Allowed,
+    /// What the recovery demands that was cut off.
+    must: Option<&'p Must>,
     /// What the crash interrupted.
     site: Option<Site>,
     depth: usize,
@@ -254,7 +256,7 @@ impl<'a> Explorer<'a> {
             let image = run.disk.image(point);
             self.tally.points += 1;
             let place =
-                Place { image: &image, allowed: &mark.allowed, site, depth: 0, most_log: u64::MAX };
+                Place { image: &image, allowed: &mark.allowed, must: None, site, depth: 0, most_log: u64::MAX };
             if let Err(mut finding) = self.visit(place, self.search.reach) {
                 if let Some(first) = finding.crashes.first_mut() {
                     (first.point, first.site, first.nth) = (point, site, count);
@@ -362,7 +364,9 @@ impl<'a> Explorer<'a> {
             return Ok(false);
         }
         let hash = place.image.fingerprint(&answer);
-        if !self.seen.insert((hash, place.allowed.low(), place.allowed.high())) {
+        let (low, high) =
+            place.must.map_or((place.allowed.low(), place.allowed.high()), |m| (m.state, m.state));
+        if !self.seen.insert((hash, low, high)) {
             self.tally.equal += 1;
             return Ok(false);
         }
@@ -389,6 +393,9 @@ impl<'a> Explorer<'a> {
         };
         if let Some(v) = &done.violation {
             return Err(found(v.clone()));
+        }
+        if let Some(v) = place.must.and_then(|m| m.broken(place.allowed, &done)) {
+            return Err(found(v));
         }
         if let Err(d) = trie.insert(&done.asked) {
             return Err(found(Violation::new(
@@ -448,8 +455,6 @@ impl<'a> Explorer<'a> {
             return Ok(());
         }
         let events = done.disk.events();
-        // What has been read is decided: the next recovery must come to the same state.
-        let exactly = place.allowed.exactly(state);
         let most_log = place.most_log.min(done.opened.log_bytes.saturating_mul(2) + (256 << 10));
         let points: Vec<usize> = match chain {
             false => (1..=done.points).collect(),
@@ -466,7 +471,10 @@ impl<'a> Explorer<'a> {
                 false => self.search.nested,
                 true => Reach { exact: 0, level: None, plans: 0, random: 1 },
             };
-            let below = Place { image: &image, allowed: &exactly, site, depth, most_log };
+            // What has been read is decided: the next recovery must come to the same state.
+            let must = Must::of(done, state, &image, &events[..point]);
+            let below =
+                Place { image: &image, allowed: place.allowed, must: Some(&must), site, depth, most_log };
             if let Err(mut finding) = self.visit(below, reach) {
                 if let Some(first) = finding.crashes.first_mut() {
                     first.point = point;

@@ -1,5 +1,5 @@
 //! Seeing a violation again, and looking for it in a smaller scenario.
-use super::check::{Listed, Oracles, Otherwise, Subject, afterwards, recover};
+use super::check::{Listed, Must, Oracles, Otherwise, Subject, afterwards, recover};
 use super::faults;
 use super::{Crash, Explorer, Finding, Search, Tally};
 use crate::model::Allowed;
@@ -100,37 +100,43 @@ pub fn replay(subject: Subject<'_>, scenario: Scenario<'_>, crashes: &[Crash]) -
     let (first, rest) = crashes.split_first()?;
     let point = point_of(&run.disk.events(), first)?;
     let mark = run.allowed(point);
-    let at = Replayed { image: run.disk.image(point), allowed: mark.allowed.clone() };
+    let at = Replayed { image: run.disk.image(point), allowed: &mark.allowed, must: None };
     let violation = step(subject, &at, first, rest, scenario.after)?;
     Some(Finding { violation, crashes: crashes.to_vec(), op: mark.op })
 }
 
-struct Replayed {
+struct Replayed<'a> {
     image: Image,
-    allowed: Allowed,
+    allowed: &'a Allowed,
+    must: Option<Must>,
 }
 
 fn step(
     subject: Subject<'_>,
-    at: &Replayed,
+    at: &Replayed<'_>,
     crash: &Crash,
     rest: &[Crash],
     after: &[Op],
 ) -> Option<Violation> {
     let otherwise = if crash.rest_survives { Otherwise::Newest } else { Otherwise::Oldest };
     let fates = Listed { answers: crash.answers.iter().copied().collect(), otherwise };
-    let done = recover(subject, &at.image, Box::new(fates), &at.allowed);
+    let done = recover(subject, &at.image, Box::new(fates), at.allowed);
     if done.violation.is_some() {
         return done.violation;
+    }
+    if let Some(v) = at.must.as_ref().and_then(|m| m.broken(at.allowed, &done)) {
+        return Some(v);
     }
     let Some((next, rest)) = rest.split_first() else {
         if subject.oracles == Oracles::LIGHT {
             return None;
         }
-        return afterwards(subject, &at.image, &done, &at.allowed, after);
+        return afterwards(subject, &at.image, &done, at.allowed, after);
     };
     let events = done.disk.events();
     let point = point_of(&events[..done.points], next)?;
-    let below = Replayed { image: done.disk.image(point), allowed: at.allowed.exactly(done.state?) };
+    let image = done.disk.image(point);
+    let must = Must::of(&done, done.state?, &image, &events[..point]);
+    let below = Replayed { image, allowed: at.allowed, must: Some(must) };
     step(subject, &below, next, rest, after)
 }

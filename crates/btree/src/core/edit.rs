@@ -6,6 +6,7 @@ use super::node::{
     FLAG_CHAIN, INNER_FIXED, LEAF_FIXED, LeafRecord, Node, SLOT, SLOTS, Slot, UNBOUNDED, Word, at,
     common_prefix, max_key, rest_of, u16_at, u32_at,
 };
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{PageId, header};
 
 /// Page kind of a leaf.
@@ -196,7 +197,7 @@ pub(crate) fn set_value(page: &mut [u8], i: usize, word: Word, chain: bool, valu
     set_u16(page, offset + 8, value.len())?;
     put(page, at, value)?;
     page.get_mut(at + value.len()..at + allot).ok_or(NO_ROOM)?.fill(0);
-    Ok(())
+    if mutants::is(Mutant::ShrinkingAllotment) { trim(page, i) } else { Ok(()) }
 }
 
 /// Cuts the allotment of slot `i` to the length of its value.

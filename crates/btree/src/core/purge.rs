@@ -11,7 +11,9 @@ use crate::BTREE_RM;
 use hamal_buffer::PageEdit;
 use hamal_error::{ErrorKind, Result};
 use hamal_log::Whole;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{TreeId, TxnId};
+use hamal_txn::Status;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Ghosts remembered for background tidying; beyond it they wait for a writer that needs the room.
@@ -44,7 +46,10 @@ impl Btree {
             let broken = |b| corrupt(page.id(), b);
             let record = leaf.leaf(slot).map_err(broken)?;
             let slack = record.allot - record.value.len();
-            if (record.word.ghost() || slack > 0) && self.settled(record.word.writer()) {
+            let (ghost, writer) = (record.word.ghost(), record.word.writer());
+            let early = ghost && mutants::is(Mutant::GhostPurgedEarly);
+            let early = early && matches!(self.txns().status(writer), Status::Committed(_));
+            if (ghost || slack > 0) && (self.settled(writer) || early) {
                 if record.word.ghost() {
                     freed += SLOT + leaf.record(leaf.slot(slot).map_err(broken)?).map_err(broken)?.len();
                     ghosts.push(slot);

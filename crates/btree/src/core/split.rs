@@ -17,8 +17,10 @@ use crate::BTREE_RM;
 use hamal_buffer::{ExclusivePage, PageEdit};
 use hamal_error::{Error, Result};
 use hamal_log::Whole;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::PageId;
 use hamal_space::OP_SET;
+use hamal_trace::ForceReason;
 use std::ops::Range;
 
 /// Ascending inserts in a row that count as a run.
@@ -149,11 +151,21 @@ impl Btree {
             PageEdit { page: right, op: code::INIT, whole: Whole::Init, payload: &init },
             PageEdit { page: &mut parent, op: code::INSERT_CHILD, whole: Whole::No, payload: &insert },
         ];
+        let parent = mutants::is(Mutant::SplitInTwoRecords).then(|| edits.pop());
         for (page, payload) in &mut maps {
             edits.push(PageEdit { page, op: OP_SET, whole: Whole::No, payload });
         }
         self.txns().structure(None, BTREE_RM, &mut edits, credit)?;
+        if let Some(parent) = parent.flatten() {
+            self.force_between()?;
+            self.txns().structure(None, BTREE_RM, &mut [parent], credit)?;
+        }
         Ok(true)
+    }
+
+    /// Makes what was logged so far durable, as another thread might (for planted bugs).
+    pub(crate) fn force_between(&self) -> Result<()> {
+        self.txns().log().force(self.txns().log().tail(), ForceReason::Asked)
     }
 
     #[allow(clippy::too_many_arguments, reason = "a latched section gets all that was taken before it")]
@@ -186,6 +198,11 @@ impl Btree {
             PageEdit { page: right, op: code::INIT, whole: Whole::Init, payload: &right_init },
             PageEdit { page: &mut root, op: code::INIT, whole: Whole::Init, payload: &root_init },
         ];
+        if mutants::is(Mutant::MapBitLater) {
+            self.txns().structure(None, BTREE_RM, &mut edits, credit)?;
+            self.force_between()?;
+            edits.clear();
+        }
         for (page, payload) in &mut maps {
             edits.push(PageEdit { page, op: OP_SET, whole: Whole::No, payload });
         }

@@ -11,6 +11,7 @@ use crate::BTREE_RM;
 use hamal_buffer::{ExclusivePage, Need, OpCredit, PageEdit, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_txn::{Status, Txn};
 
 /// Pages that such a record may dirty beside the leaf.
@@ -118,7 +119,9 @@ impl Btree {
             let page = self.exclusive_leaf(tree, key)?;
             let leaf = node(tree, page.id(), &page)?;
             let found = find(&leaf, key).map_err(|b| corrupt(page.id(), b))?;
-            let there = found.filter(|(_, r)| !r.word.ghost() && self.settled(r.word.writer()));
+            let early = |w| mutants::is(Mutant::GarbageUnsettled) && self.txns().status(w) != Status::Active;
+            let settled = |w| self.settled(w) || early(w);
+            let there = found.filter(|(_, r)| !r.word.ghost() && settled(r.word.writer()));
             let Some((slot, record)) = there else {
                 let m = "the row is gone, or its writer has not settled";
                 return Err(Error::new(ErrorKind::NotFound, m).into());

@@ -4,6 +4,7 @@
 use super::Btree;
 use super::codec::Broken;
 use super::descend::{corrupt, node, unmet};
+use super::node::Word;
 use super::ops::code;
 use super::ops::leaf::{encode_remove, encode_restore};
 use super::ops::undo::decode;
@@ -13,6 +14,8 @@ use crate::BTREE_RM;
 use hamal_buffer::PageEdit;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Record, Whole};
+use hamal_mutants::{self as mutants, Mutant};
+use hamal_page::TxnId;
 use hamal_txn::{Compensated, UndoCtx};
 
 /// How often a rollback asks again for a frame, when all of its patience was in vain.
@@ -31,6 +34,9 @@ impl Btree {
         let (tree, key) = (undo.tree, undo.key);
         let replaced = undo.former.and_then(|f| f.value).map_or(0, |v| v.bytes.len());
         let mut credit = ctx.credit(clr_bytes(replaced), 1)?;
+        if mutants::is(Mutant::LoserCleansLeaf) {
+            self.purge_leaf(tree, key)?;
+        }
         let mut tries = 0;
         let mut page = loop {
             match self.paged(|| self.exclusive_leaf(tree, key)).map_err(unmet) {
@@ -48,6 +54,13 @@ impl Btree {
         };
         let (op, payload) = match &undo.former {
             None => (code::REMOVE, encode_remove(slot)),
+            Some(f) if f.word.ghost() && mutants::is(Mutant::GhostRemovedByUndo) => {
+                (code::REMOVE, encode_remove(slot))
+            }
+            Some(f) if mutants::is(Mutant::UndoWithoutWriter) => {
+                let word = Word::new(TxnId::NONE, f.word.ghost(), f.word.older()).unwrap_or(f.word);
+                (code::RESTORE, encode_restore(slot, word, f.value))
+            }
             Some(former) => (code::RESTORE, encode_restore(slot, former.word, former.value)),
         };
         let pushed = now.word.older();
