@@ -76,7 +76,7 @@ fn cut_log(db: &Database) {
         }
         let tx = db.begin_write().unwrap();
         let t = tx.open_or_create_tree("elsewhere").unwrap();
-        (0..40u32).for_each(|i| drop(t.put(i.to_be_bytes(), [n; 700]).unwrap()));
+        (0..40u32).for_each(|i| t.put(i.to_be_bytes(), [n; 700]).unwrap());
         drop(t);
         tx.commit().unwrap();
         flush_pages(db);

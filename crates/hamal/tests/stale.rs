@@ -492,7 +492,7 @@ fn files_of_different_moments() {
 fn the_table_of_versions_damaged() {
     let (old, new, expected) = two_moments(true);
     let table = file(&new, "versions");
-    assert!(table.len() >= 8192 && table.len() % 8192 == 0);
+    assert!(table.len() >= 8192 && table.len().is_multiple_of(8192));
     let mut unknown = 0;
     for at in (0..table.len()).step_by(97) {
         let disk = new.crash(CrashModel::KeepAll);

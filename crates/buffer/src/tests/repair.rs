@@ -5,6 +5,7 @@ use crate::*;
 use hamal_disk::{CrashModel, MemFault, MemOp};
 use hamal_disk::{Disk, OpenMode};
 use hamal_error::ErrorKind;
+use hamal_log::{Block, RecordKind, RecordSpec, TxnRef, Whole};
 use hamal_page::*;
 use hamal_trace::{Event, Trace, WriteReason};
 use parking_lot::Mutex;
@@ -225,4 +226,24 @@ fn redo_looks_further_back() {
         b.pool.end_redo().unwrap();
         assert_eq!((b.pool.stats().repaired, b.pool.stats().dirty), (1, 0));
     }
+}
+
+/// A record that was made on another version than the log leads to: a change is missing, and nothing is made up.
+#[test]
+fn a_gap_in_the_page_s_records_is_no_repair() {
+    let (b, _) = two_versions();
+    let payload = add(HEADER_LEN as u16, 1);
+    let blocks = [Block { page: PageId(1), former: Lsn(4096), op: ADD, whole: Whole::No, payload: &payload }];
+    let (kind, txn, prev) = (RecordKind::Structure, TxnRef::None, Lsn::NULL);
+    let spec = RecordSpec { kind, rm: RM, txn, prev, blocks: &blocks, undo: &[] };
+    let log = b.pool.log();
+    let at = log.append(&spec, &mut log.credit(1000, true).unwrap()).unwrap();
+    log.force(at.end, hamal_trace::ForceReason::Asked).unwrap();
+    set_page(&b, 1, &[7; 600]);
+    b.pool.forget(PageId(1));
+    b.pool.versions().set(PageId(1), Lsn::NULL);
+    let e = b.pool.shared(PageId(1)).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::PageCorrupt);
+    assert_eq!(e.cause().and_then(|c| c.lsn()), Some(at.lsn), "{e}");
+    assert_eq!(counter(&b.pool.shared(PageId(2)).unwrap()), 1);
 }
