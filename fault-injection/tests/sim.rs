@@ -2,7 +2,8 @@
 //! no less and no more. The litmus tests enumerate every outcome.
 use hamal::disk::{AlignedBuf, CrashModel, Disk, DiskFile, MemDisk, OpenMode, read_exact_at};
 use hamal_fault_injection::sim::{
-    Act, Durable, Fate, Fates, Image, IoEvent, IoFault, Persistence, Question, SimDisk, Watch, Wrong, role,
+    Act, Durable, Fate, Fates, Image, IoEvent, IoFault, PendingOp, Persistence, Question, SimDisk, Watch,
+    Wrong, role,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -821,6 +822,13 @@ fn allows_whatever_the_disk_in_memory_leaves() {
         assert_eq!(all(&boot(&sim.kept(), &[])), all(&mem.crash(CrashModel::KeepAll)), "seed {seed}");
         let lost = all(&mem.crash(CrashModel::LoseUnsynced));
         assert!(allows(&image, &lost), "seed {seed}: {:?}", image.pending());
+        // Of several pending cuts the disk in memory remembers the last one only: it may lose that one, and then bring back
+        // what an earlier one, which it kept, had cut off.
+        let cuts = |p: &&PendingOp| p.site.act == Act::SetLen;
+        let files: Vec<_> = image.pending().iter().filter(cuts).map(|p| p.file).collect();
+        if files.iter().collect::<BTreeSet<_>>().len() < files.len() {
+            continue;
+        }
         for crash in 0..6 {
             let torn_sector_bytes = [512, 4096][crash % 2];
             let left = all(&mem.crash(CrashModel::Random { seed: crash as u64, torn_sector_bytes }));

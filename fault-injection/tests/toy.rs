@@ -20,12 +20,7 @@ fn nothing_is_found_in_the_sound_toy() {
             assert!(found.is_none(), "{model}, {}: {found:#?}", named.name);
             all.add(&tally);
         }
-        println!(
-            "toy, {model}: {} recoveries, {} deep, {}",
-            all.cases,
-            all.max_depth(),
-            all.exhausted()
-        );
+        println!("toy, {model}: {} recoveries, {} deep, {}", all.cases, all.max_depth(), all.exhausted());
     }
 }
 
@@ -76,7 +71,8 @@ fn struck(toy: Toy, model: Persistence, named: &Named, kinds: &[&str]) -> (u64, 
     let (mut count, mut tally) = (0, Tally::default());
     for fault in plan(kinds, &events, 500, 1) {
         let one = [fault];
-        let struck = strike(subject, Scenario { faults: &one, ..scenario }, Search::quick(model, 1), &mut tally);
+        let struck =
+            strike(subject, Scenario { faults: &one, ..scenario }, Search::quick(model, 1), &mut tally);
         count += u64::from(struck.struck);
         if struck.finding.is_some() {
             return (count, struck.finding);

@@ -15,9 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::*};
 
 /// Pages that one block of the table speaks of: as many tags as a block of 4096 bytes holds beside its head.
 pub const TAGS_PER_BLOCK: usize = 2024;
-/// Blocks that are allocated together.
-const BLOCKS_PER_CHUNK: usize = 32;
-const TAGS_PER_CHUNK: u64 = (TAGS_PER_BLOCK * BLOCKS_PER_CHUNK) as u64;
+/// Blocks that a small database has room for without a directory of the others.
+const FIRST: usize = 16;
 
 /// The tag of a version: 1 to 65535 by a hash of its pageLSN; 0 (unknown) for the null LSN.
 ///
@@ -36,24 +35,24 @@ pub fn version_tag(page_lsn: Lsn) -> u16 {
     1 + ((h >> 32) % 65535) as u16
 }
 
-struct Chunk {
+struct Block {
     tags: Box<[AtomicU16]>,
-    /// For each block: whether a tag of it was set since the flag was taken.
-    changed: [AtomicBool; BLOCKS_PER_CHUNK],
+    /// Whether a tag was set since the flag was taken.
+    changed: AtomicBool,
 }
 
-impl Chunk {
-    fn new() -> Chunk {
-        Chunk {
-            tags: (0..TAGS_PER_CHUNK).map(|_| AtomicU16::new(0)).collect(),
-            changed: std::array::from_fn(|_| AtomicBool::new(false)),
-        }
+impl Block {
+    fn new() -> Block {
+        let tags = (0..TAGS_PER_BLOCK).map(|_| AtomicU16::new(0)).collect();
+        Block { tags, changed: AtomicBool::new(false) }
     }
 }
 
-/// The tags of all pages.
+/// The tags of all pages. Blocks are allocated when a tag of theirs is first set; a small database pays for few.
 pub struct PageVersions {
-    chunks: Box<[OnceLock<Chunk>]>,
+    first: [OnceLock<Block>; FIRST],
+    /// Of all others; the first [`FIRST`] stay empty.
+    others: OnceLock<Box<[OnceLock<Block>]>>,
 }
 
 impl Default for PageVersions {
@@ -65,12 +64,28 @@ impl Default for PageVersions {
 impl PageVersions {
     /// Nothing is known.
     pub fn new() -> PageVersions {
-        let chunks = Translation::PAGES.div_ceil(TAGS_PER_CHUNK);
-        PageVersions { chunks: (0..chunks).map(|_| OnceLock::new()).collect() }
+        PageVersions { first: Default::default(), others: OnceLock::new() }
     }
 
-    fn slot(&self, page: PageId) -> Option<&OnceLock<Chunk>> {
-        self.chunks.get(usize::try_from(page.0 / TAGS_PER_CHUNK).ok()?)
+    fn block_of(&self, block: u64) -> Option<&Block> {
+        let at = usize::try_from(block).ok()?;
+        match self.first.get(at) {
+            Some(slot) => slot.get(),
+            None => self.others.get()?.get(at)?.get(),
+        }
+    }
+
+    /// The block, made if it is not there yet; `None` if it is beyond what a data file can hold.
+    fn make_block(&self, block: u64) -> Option<&Block> {
+        let at = usize::try_from(block).ok()?;
+        let slot = match self.first.get(at) {
+            Some(slot) => slot,
+            None => {
+                let blocks = Translation::PAGES.div_ceil(TAGS_PER_BLOCK as u64);
+                self.others.get_or_init(|| (0..blocks).map(|_| OnceLock::new()).collect()).get(at)?
+            }
+        };
+        Some(slot.get_or_init(Block::new))
     }
 
     /// The tag of the version that the disk must hold; 0: not known. Total.
@@ -78,8 +93,8 @@ impl PageVersions {
     pub fn get(&self, page: PageId) -> u16 {
         // Relaxed: whoever reads a page from disk has won its translation word, which was given up by somebody who held
         // the frame's latch after the write had ended and its tag was set (VER-1).
-        match self.slot(page).and_then(|c| c.get()) {
-            Some(c) => c.tags[(page.0 % TAGS_PER_CHUNK) as usize].load(Relaxed),
+        match self.block_of(page.0 / TAGS_PER_BLOCK as u64) {
+            Some(b) => b.tags[(page.0 % TAGS_PER_BLOCK as u64) as usize].load(Relaxed),
             None => 0,
         }
     }
@@ -87,33 +102,25 @@ impl PageVersions {
     /// The version of `page` with this pageLSN is what the disk must hold from now on (or will before anybody reads it there).
     /// The null LSN: not known. Page ids beyond what a data file can hold are not noted.
     pub fn set(&self, page: PageId, page_lsn: Lsn) {
-        let Some(slot) = self.slot(page) else { return };
+        let at = page.0 / TAGS_PER_BLOCK as u64;
         let tag = version_tag(page_lsn);
-        if tag == 0 && slot.get().is_none() {
-            return;
-        }
-        let chunk = slot.get_or_init(Chunk::new);
-        let at = (page.0 % TAGS_PER_CHUNK) as usize;
-        chunk.tags[at].store(tag, Relaxed);
+        let block = if tag == 0 { self.block_of(at) } else { self.make_block(at) };
+        let Some(block) = block else { return };
+        block.tags[(page.0 % TAGS_PER_BLOCK as u64) as usize].store(tag, Relaxed);
         // After the tag, and read by `take_changed` before the tags are (VER-2).
-        chunk.changed[at / TAGS_PER_BLOCK].swap(true, AcqRel);
+        block.changed.swap(true, AcqRel);
     }
 
     /// Whether a tag of the block was set since the last call.
     pub fn take_changed(&self, block: u64) -> bool {
-        match self.slot(PageId(block.saturating_mul(TAGS_PER_BLOCK as u64))).and_then(|c| c.get()) {
-            Some(c) => c.changed[block as usize % BLOCKS_PER_CHUNK].swap(false, AcqRel),
-            None => false,
-        }
+        self.block_of(block).is_some_and(|b| b.changed.swap(false, AcqRel))
     }
 
     /// The tags of a block, in the order of its pages.
     pub fn block(&self, block: u64) -> [u16; TAGS_PER_BLOCK] {
-        let first = PageId(block.saturating_mul(TAGS_PER_BLOCK as u64));
         let mut out = [0; TAGS_PER_BLOCK];
-        if let Some(c) = self.slot(first).and_then(|c| c.get()) {
-            let at = (first.0 % TAGS_PER_CHUNK) as usize;
-            for (to, from) in out.iter_mut().zip(&c.tags[at..at + TAGS_PER_BLOCK]) {
+        if let Some(b) = self.block_of(block) {
+            for (to, from) in out.iter_mut().zip(&b.tags) {
                 *to = from.load(Relaxed);
             }
         }
@@ -122,10 +129,8 @@ impl PageVersions {
 
     /// Takes over the tags of a block as a file has them. Before anybody uses the pool.
     pub fn load_block(&self, block: u64, tags: &[u16; TAGS_PER_BLOCK]) {
-        let first = PageId(block.saturating_mul(TAGS_PER_BLOCK as u64));
-        let Some(slot) = self.slot(first) else { return };
-        let at = (first.0 % TAGS_PER_CHUNK) as usize;
-        for (to, from) in slot.get_or_init(Chunk::new).tags[at..at + TAGS_PER_BLOCK].iter().zip(tags) {
+        let Some(b) = self.make_block(block) else { return };
+        for (to, from) in b.tags.iter().zip(tags) {
             to.store(*from, Relaxed);
         }
     }

@@ -20,13 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The least number of frames that the engine takes.
-pub const MIN_FRAMES: u32 = 64;
+pub const MIN_FRAMES: u32 = 24;
 /// The least bytes of a log file that the engine takes.
-pub const MIN_SEGMENT_BYTES: u32 = 64 << 10;
+pub const MIN_SEGMENT_BYTES: u32 = 8 << 10;
 /// The least bytes of log after which a checkpoint is due.
-pub const MIN_CHECKPOINT_LOG_BYTES: u64 = 64 << 10;
+pub const MIN_CHECKPOINT_LOG_BYTES: u64 = 16 << 10;
 /// The least pages that the log's limit must be worth.
-const MIN_LOG_PAGES: u64 = 256;
+const MIN_LOG_PAGES: u64 = 64;
 /// Memory for old versions of rows: more than a scenario needs.
 const VERSION_BUDGET: usize = 4 << 20;
 /// The same for every run, so that two runs write the same bytes.
@@ -34,9 +34,13 @@ pub(crate) const DATABASE_ID: [u8; 16] = [7; 16];
 /// That of a stranger's databases.
 pub(crate) const STRANGERS_ID: [u8; 16] = [8; 16];
 
-/// The least bytes of the log's ring: 16 of the largest records.
+/// The bytes of the log's ring: the least that the engine takes for small pages, ample for others.
 fn min_ring_bytes(config: &Config) -> u64 {
-    (16 * (3 * u64::from(config.page_size) + 4096)).next_power_of_two()
+    match (config.page_size, config.pad) {
+        (4096, ..4096) => 32 << 10,
+        (4096 | 8192, _) => 64 << 10,
+        (page, _) => (16 * (3 * u64::from(page) + 4096)).next_power_of_two(),
+    }
 }
 
 /// The options for `config`, raised to what the engine demands: to the minima above.

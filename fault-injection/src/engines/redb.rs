@@ -20,8 +20,8 @@ use crate::model::{Contents, Rows, number};
 use crate::op::{Ack, Op, Txn, key_bytes, tree_name, value_bytes};
 use hamal::disk::{Disk, DiskFile, OpenMode, read_exact_at};
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
-    TableHandle, WriteTransaction,
+    Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    TableError, TableHandle, WriteTransaction,
 };
 use std::io;
 use std::sync::Arc;
@@ -39,6 +39,7 @@ type Table<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Redb {
     two_phase: bool,
+    in_place: bool,
 }
 
 impl Redb {
@@ -48,7 +49,11 @@ impl Redb {
     }
     /// With redb's two-phase commits.
     pub fn two_phase() -> Redb {
-        Redb { two_phase: true }
+        Redb { two_phase: true, in_place: false }
+    }
+    /// With databases made under their own name at once. A creation that is cut short leaves what cannot be opened then.
+    pub fn in_place() -> Redb {
+        Redb { two_phase: false, in_place: true }
     }
 }
 
@@ -60,8 +65,8 @@ impl Engine for Redb {
         self.open(disk, config)
     }
     fn open(&self, disk: Arc<dyn Disk>, _: &Config) -> Result<Box<dyn Session>, Failure> {
-        let (db, opened) = open(&disk)?;
-        Ok(Box::new(Store { disk, two_phase: self.two_phase, open: None, early: false, db: Some(db), opened }))
+        let (db, opened) = open(&disk, *self)?;
+        Ok(Box::new(Store { disk, how: *self, open: None, early: false, db: Some(db), opened }))
     }
 }
 
@@ -101,10 +106,10 @@ fn build(disk: &Arc<dyn Disk>, name: &str) -> Result<(Database, Opened), Failure
     Ok((db, Opened { clean, verdict, log_bytes: 0, losers: 0 }))
 }
 
-fn open(disk: &Arc<dyn Disk>) -> Result<(Database, Opened), Failure> {
+fn open(disk: &Arc<dyn Disk>, how: Redb) -> Result<(Database, Opened), Failure> {
     // Names are ours to look after; redb sees only the file.
     disk.sync_dir("").map_err(io_failure)?;
-    if !disk.exists(FILE).map_err(io_failure)? {
+    if !how.in_place && !disk.exists(FILE).map_err(io_failure)? {
         let new = OpenMode { create: true, ..OpenMode::default() };
         disk.open(NEW, new).and_then(|f| f.set_len(0)).map_err(io_failure)?;
         drop(build(disk, NEW)?);
@@ -112,7 +117,11 @@ fn open(disk: &Arc<dyn Disk>) -> Result<(Database, Opened), Failure> {
         disk.open(NEW, new).and_then(|f| f.sync()).map_err(io_failure)?;
         disk.rename(NEW, FILE).and_then(|()| disk.sync_dir("")).map_err(io_failure)?;
     }
-    build(disk, FILE)
+    let built = build(disk, FILE)?;
+    if how.in_place {
+        disk.sync_dir("").map_err(io_failure)?;
+    }
+    Ok(built)
 }
 
 fn io_failure(e: io::Error) -> Failure {
@@ -148,7 +157,7 @@ struct Open {
 
 struct Store {
     disk: Arc<dyn Disk>,
-    two_phase: bool,
+    how: Redb,
     // Dropped before the database.
     open: Option<Open>,
     /// Whether there are commits that may not be durable.
@@ -159,11 +168,13 @@ struct Store {
 
 impl Store {
     fn db(&mut self) -> Result<&mut Database, Failure> {
-        self.db.as_mut().ok_or_else(|| Failure::new(FailureKind::Dead, "Closed: it could not be opened again"))
+        self.db
+            .as_mut()
+            .ok_or_else(|| Failure::new(FailureKind::Dead, "Closed: it could not be opened again"))
     }
 
     fn begin(&mut self) -> Result<WriteTransaction, Failure> {
-        let two_phase = self.two_phase;
+        let two_phase = self.how.two_phase;
         let mut tx = self.db()?.begin_write().map_err(failure)?;
         tx.set_two_phase_commit(two_phase);
         Ok(tx)
@@ -281,7 +292,7 @@ impl Session for Store {
                 self.rollback()?;
                 self.settle()?;
                 drop(self.db.take());
-                let (db, opened) = open(&self.disk)?;
+                let (db, opened) = open(&self.disk, self.how)?;
                 (self.db, self.opened) = (Some(db), opened);
             }
             _ => {

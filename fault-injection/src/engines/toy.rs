@@ -169,7 +169,9 @@ fn load(disk: &dyn Disk, toy: Toy) -> Result<Option<Loaded>, Failure> {
     while at < len {
         if let Some((record, next)) = read(at)? {
             if record.synced > end {
-                return Err(damage(format!("LogCorrupt: the record at byte {end} was durable and is damaged")));
+                return Err(damage(format!(
+                    "LogCorrupt: the record at byte {end} was durable and is damaged"
+                )));
             }
             if toy.has(ToyBug::BadRecordSkipped) {
                 record.changes.iter().for_each(|c| c.apply(&mut contents));
@@ -252,7 +254,19 @@ impl Store {
         };
         let (open, history) = (BTreeMap::new(), Vec::new());
         let dead = None;
-        Ok(Store { disk, toy, committed: contents, open, history, generation, log, end, synced: end, dead, opened })
+        Ok(Store {
+            disk,
+            toy,
+            committed: contents,
+            open,
+            history,
+            generation,
+            log,
+            end,
+            synced: end,
+            dead,
+            opened,
+        })
     }
 
     /// Makes an empty database, unless there has been one.
@@ -387,7 +401,8 @@ impl Store {
             | Op::Step
             | Op::Reopen => return Ok(()),
         };
-        let (Change::Create(tree) | Change::Drop(tree) | Change::Put(tree, ..) | Change::Delete(tree, ..)) = change;
+        let (Change::Create(tree) | Change::Drop(tree) | Change::Put(tree, ..) | Change::Delete(tree, ..)) =
+            change;
         if open.view.trees.contains_key(&tree) == matches!(change, Change::Create(_)) {
             return refused(format!("`{op}`: tree {tree} does not exist, or does already"));
         }
@@ -444,7 +459,9 @@ impl Session for Store {
 
     fn verify(&mut self) -> Result<Vec<String>, Failure> {
         self.alive()?;
-        let Some(stored) = load(&*self.disk, self.toy)? else { return Ok(vec!["there is no snapshot".into()]) };
+        let Some(stored) = load(&*self.disk, self.toy)? else {
+            return Ok(vec!["there is no snapshot".into()]);
+        };
         let mut wrong = Vec::new();
         let torn = stored.torn && !self.toy.has(ToyBug::TailNotCut);
         if stored.generation != self.generation || stored.end != self.end || torn {

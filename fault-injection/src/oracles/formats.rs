@@ -3,6 +3,7 @@
 //! the end of the log is decided anew.
 use crate::engine::{Failure, FailureKind};
 use hamal::disk::{Disk, DiskFile, OpenMode};
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -227,6 +228,57 @@ pub(crate) fn decode_image(payload: &[u8], page_size: usize) -> Option<Vec<u8>> 
     page.resize(from + len, 0);
     page.extend_from_slice(&whole[from..]);
     Some(page)
+}
+
+// ---- the table of page versions ----
+
+/// Pages that a block of the table speaks of.
+const BLOCK_PAGES: u64 = 2024;
+
+/// The moment of a copy of a block, if its checksum holds.
+pub(crate) fn block_moment(b: &[u8]) -> Option<u64> {
+    if b.len() != SLOT || &b[..8] != b"hamalver" {
+        return None;
+    }
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&b[..44]), &[0; 4]);
+    (u32_at(b, 44) == crc32c::crc32c_append(crc, &b[48..])).then(|| u64_at(b, 32))
+}
+
+/// The tags of page versions that belong to the checkpoint of a control slot.
+pub(crate) struct Tags {
+    file: Option<Arc<dyn DiskFile>>,
+    begin: u64,
+    blocks: HashMap<u64, Option<Vec<u8>>>,
+}
+
+impl Tags {
+    pub(crate) fn open(disk: &Arc<dyn Disk>, control: &Control) -> Result<Tags, Failure> {
+        Ok(Tags { file: open(disk, "versions")?, begin: control.begin, blocks: HashMap::new() })
+    }
+    /// The tag of the page's version as of the checkpoint; `None` if it is not known.
+    pub(crate) fn of(&mut self, page: u64) -> Result<Option<u16>, Failure> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let number = page / BLOCK_PAGES;
+        if let std::collections::hash_map::Entry::Vacant(place) = self.blocks.entry(number) {
+            let mut both = vec![0; 2 * SLOT];
+            read(&**file, "versions", number * 2 * SLOT as u64, &mut both)?;
+            let copies = both.chunks_exact(SLOT).filter_map(|b| Some((block_moment(b)?, b)));
+            let counts = copies.filter(|(moment, _)| *moment <= self.begin).max_by_key(|(moment, _)| *moment);
+            // With a damaged copy it may be the older one that is left.
+            let damaged =
+                both.chunks_exact(SLOT).any(|b| block_moment(b).is_none() && b.iter().any(|b| *b != 0));
+            place.insert(counts.filter(|_| !damaged).map(|(_, b)| b.to_vec()));
+        }
+        let block = self.blocks.get(&number).and_then(Option::as_ref);
+        let tag = block.map_or(0, |b| u16_at(b, 48 + 2 * (page % BLOCK_PAGES) as usize) as u16);
+        Ok((tag != 0).then_some(tag))
+    }
+}
+
+/// The tag of a version with this pageLSN.
+pub(crate) fn tag_of(lsn: u64) -> u16 {
+    let h = (lsn ^ (lsn >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    if lsn == 0 { 0 } else { 1 + ((h >> 32) % 65535) as u16 }
 }
 
 // ---- the log ----

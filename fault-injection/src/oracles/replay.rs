@@ -16,8 +16,9 @@
 //!
 //! Of the stored page it is checked too that its pageLSN is the LSN of a record of this page and below the log's end,
 //! and that a whole-page record from the redo point on covers it, or it is not torn and lacks no record below the redo point
-//! (the lemma of rule W, both halves).
-use super::formats::{self, Block, Control, Judge, Log, PageHeader, Record, Whole, u64_at};
+//! (the lemma of rule W, both halves). An allocated page that no record from the redo point on names has the version that
+//! the table of page versions notes (`VER-2`).
+use super::formats::{self, Block, Control, Judge, Log, PageHeader, Record, Tags, Whole, u64_at};
 use crate::engine::{Config, Failure};
 use hamal::disk::{Disk, DiskFile};
 use hamal::raw::{Applying, ResourceManager, built_in_managers};
@@ -63,7 +64,8 @@ pub fn audit_with(
             ops[usize::from(*id)] = Some(manager.clone());
         }
     }
-    let mut audit = Audit { images: config.images, control, log, data, ops, findings: Vec::new() };
+    let tags = Tags::open(&disk, &control)?;
+    let mut audit = Audit { images: config.images, control, log, data, tags, ops, findings: Vec::new() };
     audit.run()?;
     Ok(audit.findings)
 }
@@ -76,6 +78,7 @@ struct Audit {
     control: Control,
     log: Log,
     data: Arc<dyn DiskFile>,
+    tags: Tags,
     ops: Vec<Option<Arc<dyn ResourceManager>>>,
     findings: Vec<String>,
 }
@@ -403,25 +406,34 @@ impl Audit {
     }
 
     fn allocated(&mut self, page: u64, named: &BTreeMap<u64, Vec<Ref>>, torn: &[u64]) -> Result<(), Failure> {
-        if named.contains_key(&page) {
-            if torn.contains(&page) {
-                let redo = self.control.redo;
-                self.find(
-                    page,
-                    format_args!(
-                        "W: it is torn, and the log has no image of it from the redo point {redo} on"
-                    ),
-                );
-            }
+        let redo = self.control.redo;
+        let refs = named.get(&page);
+        if torn.contains(&page) {
+            let what = format!("W: it is torn, and the log has no image of it from the redo point {redo} on");
+            self.find(page, what);
+            return Ok(());
+        }
+        if refs.is_some_and(|refs| refs.iter().any(|(r, _)| self.log.records[*r].lsn >= redo)) {
             return Ok(());
         }
         let mut front = [0; 40];
         let have = formats::read(&*self.data, "data", page.saturating_mul(self.page_size()), &mut front)?;
         let header = formats::page_header(&front);
-        if have < front.len() || header.id != page || (header.lsn == 0 && page != 0) {
-            self.find(page, "it is allocated, but neither stored nor in the log");
-        } else {
+        if have < front.len() || header.id != page || header.lsn == 0 {
+            self.find(page, "it is allocated, but neither stored nor in reach of redo");
+            return Ok(());
+        }
+        if refs.is_none() {
             self.check_header(page, &[], &header);
+        }
+        if let Some(tag) = self.tags.of(page)?
+            && tag != formats::tag_of(header.lsn)
+        {
+            let lsn = header.lsn;
+            self.find(
+                page,
+                format_args!("VER-2: pageLSN {lsn} is not what the table of page versions notes"),
+            );
         }
         Ok(())
     }

@@ -479,6 +479,12 @@ fn the_watch_objects_to_syncs_that_are_left_out() {
         history.db.checkpoint().unwrap();
     });
     assert!(said.contains("CKP-3"), "{said}");
+    let said = objections(|disk, history| {
+        disk.plan(lie("versions", Act::Sync));
+        history.db.flush().unwrap();
+        history.db.checkpoint().unwrap();
+    });
+    assert!(said.contains("CKP-7"), "{said}");
     let disk = watched();
     let db = builder().create_on(Arc::new(disk.clone())).unwrap();
     db.checkpoint().unwrap();

@@ -18,6 +18,8 @@
 //! | `CKP-5` | a log segment goes that a durable slot needs; a slot gives up the first record of a live transaction |
 //! | `CKP-6` | the control file gets its name before it, the data file and the log are durable |
 //! | `CKP-5` | a slot is written while the other one is not durable, or is not its predecessor |
+//! | `CKP-7` | the table of page versions is written before the log reaches beyond its moment, or a slot before the table is durable |
+//! | `VER-4` | a copy of a block of that table is written over though no other copy counts for the durable checkpoint |
 //! | `D1` | a commit is acknowledged while something that was written to the log is not synced |
 //!
 //! `CKP-3` is stricter than what correctness demands of an engine with many threads; with one thread no page is
@@ -74,6 +76,8 @@ pub struct HamalWatch {
     live: BTreeSet<u64>,
     /// Writes to the data file that may wait for a sync.
     data: Vec<Range<u64>>,
+    /// The same of the table of page versions.
+    versions: Vec<Range<u64>>,
     slots: Option<[Slot; 2]>,
     /// Segments whose name and header were found durable.
     entered: BTreeSet<u64>,
@@ -97,6 +101,7 @@ impl HamalWatch {
             pages: BTreeMap::new(),
             live: BTreeSet::new(),
             data: Vec::new(),
+            versions: Vec::new(),
             slots: None,
             entered: BTreeSet::new(),
             named: None,
@@ -130,6 +135,13 @@ impl Watch for HamalWatch {
                 None
             }
             (Act::Write, None, "data") => self.data_write(event.range.start, data, disk),
+            (Act::SetLen, None, "data") => {
+                // What is cut off need not become durable any more.
+                self.data.iter_mut().for_each(|w| w.end = w.end.min(event.range.end));
+                self.data.retain(|w| !w.is_empty());
+                None
+            }
+            (Act::Write, None, "versions") => self.versions_write(event.range.start, data, disk),
             (Act::Write, None, "control" | "control.new") => {
                 self.control_write(event.range.start, data, disk)
             }
@@ -306,6 +318,33 @@ impl HamalWatch {
         self.data.is_empty()
     }
 
+    // ---- the table of page versions ----
+
+    fn versions_write(&mut self, offset: u64, data: &[u8], disk: &Durable<'_>) -> Option<String> {
+        self.versions.push(offset..offset + data.len() as u64);
+        let begin = self.newest(disk).map(|c| c.begin)?;
+        for (i, block) in data.chunks_exact(SLOT).enumerate() {
+            let Some(new) = formats::block_moment(block) else { continue };
+            if self.written_end.is_some_and(|end| new >= end) || self.unsynced(new + 1, disk).is_some() {
+                return Some(format!(
+                    "CKP-7: the table of page versions is written at moment {new}, to which the log is not synced"
+                ));
+            }
+            let at = offset + (i * SLOT) as u64;
+            let copy = |at: u64| disk.read("versions", at..at + SLOT as u64).unwrap_or_default();
+            let counts = |b: &[u8]| formats::block_moment(b).filter(|m| *m <= begin);
+            let (here, other) = (copy(at), copy(at ^ SLOT as u64));
+            // A damaged copy explains a digest that differs: then the sound one is written over.
+            let damaged = formats::block_moment(&other).is_none() && other.iter().any(|b| *b != 0);
+            if counts(&here).is_some() && counts(&here) > counts(&other) && !damaged {
+                return Some(format!(
+                    "VER-4: the copy at {at} of the table of page versions counts, and is written over"
+                ));
+            }
+        }
+        None
+    }
+
     // ---- the control file ----
 
     /// The slots, brought up to date.
@@ -374,6 +413,12 @@ impl HamalWatch {
                 "CKP-3: the control file gets the redo point {}, and page writes wait for a sync",
                 new.redo
             ));
+        }
+        self.versions.retain(|range| !disk.is_synced("versions", range.clone()));
+        if !self.versions.is_empty() {
+            return Some(
+                "CKP-7: the control file is written, and the table of page versions waits for a sync".into(),
+            );
         }
         if new.keep_from > new.redo || new.redo > new.begin {
             return Some(format!(

@@ -9,28 +9,28 @@ use hamal_fault_injection::sim::Persistence;
 use hamal_fault_injection::workload::Workload;
 use hamal_fault_injection::workloads::BTree;
 
-pub const MODELS: [Persistence; 3] = [Persistence::Ordered, Persistence::Posix, Persistence::Hostile];
+pub(crate) const MODELS: [Persistence; 3] = [Persistence::Ordered, Persistence::Posix, Persistence::Hostile];
 
 /// A scenario with a name.
-pub struct Named {
-    pub name: String,
-    pub ops: Vec<Op>,
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) ops: Vec<Op>,
     /// Whether it starts with the creation of the database.
-    pub creates: bool,
+    pub(crate) creates: bool,
 }
 
 /// What is done after a recovery: as little as fits on a short log, so that what stood there before can be seen.
-pub fn afterwards() -> Vec<Op> {
+pub(crate) fn afterwards() -> Vec<Op> {
     parse("begin 200; create 200 200; put 200 200 1 30 1; commit 200")
 }
 
 /// Operations from text.
-pub fn parse(text: &str) -> Vec<Op> {
+pub(crate) fn parse(text: &str) -> Vec<Op> {
     text.split([';', '\n']).filter(|l| !l.trim().is_empty()).map(|l| l.parse().unwrap()).collect()
 }
 
 /// Five scenarios, each with a thought.
-pub fn hand_written() -> Vec<Named> {
+pub(crate) fn hand_written() -> Vec<Named> {
     let named = |name: &str, text: &str| Named { name: name.to_string(), ops: parse(text), creates: false };
     let mut all = vec![
         named(
@@ -75,13 +75,14 @@ pub fn hand_written() -> Vec<Named> {
 }
 
 /// Scenarios of the B-tree workload.
-pub fn generated(seeds: std::ops::Range<u64>) -> Vec<Named> {
-    let one = |seed| Named { name: format!("btree seed {seed}"), ops: BTree.operations(seed, 16), creates: false };
+pub(crate) fn generated(seeds: std::ops::Range<u64>) -> Vec<Named> {
+    let one =
+        |seed| Named { name: format!("btree seed {seed}"), ops: BTree.operations(seed, 16), creates: false };
     seeds.map(one).collect()
 }
 
 /// Searches a scenario.
-pub fn hunt(
+pub(crate) fn hunt(
     engine: &dyn Engine,
     model: Persistence,
     named: &Named,

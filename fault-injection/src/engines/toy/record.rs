@@ -134,7 +134,12 @@ impl Record {
 
     /// Reads the record at `at`, and where the next one begins. `None` if there is no good record. Bytes from a disk
     /// may be anything: nothing here trusts them, not even for the size of an allocation.
-    pub(super) fn read(file: &dyn DiskFile, at: u64, pad: u64, check: bool) -> io::Result<Option<(Record, u64)>> {
+    pub(super) fn read(
+        file: &dyn DiskFile,
+        at: u64,
+        pad: u64,
+        check: bool,
+    ) -> io::Result<Option<(Record, u64)>> {
         let mut header = [0; HEADER];
         if file.read_at(at, &mut header)? < HEADER {
             return Ok(None);
