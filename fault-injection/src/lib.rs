@@ -9,10 +9,10 @@
 
 pub mod engine;
 pub mod engines;
-pub mod killed;
 pub mod model;
 pub mod op;
 pub mod oracles;
+pub mod real;
 pub mod sim;
 pub mod workload;
 pub mod workloads;

@@ -30,7 +30,8 @@ impl Contents {
                 match there.get(key) {
                     None => return Some(format!("row {key_text} of t{tree} is missing")),
                     Some(v) if v != value => {
-                        let at = v.iter().zip(value).position(|(a, b)| a != b).unwrap_or(v.len().min(value.len()));
+                        let at =
+                            v.iter().zip(value).position(|(a, b)| a != b).unwrap_or(v.len().min(value.len()));
                         return Some(format!(
                             "row {key_text} of t{tree} has another value ({} bytes for {}, first different at {at})",
                             v.len(),
