@@ -1,7 +1,7 @@
 //! The file system is shut down below a working process (needs root). Promises D1, D2, D3 and D9 of docs/durability.md.
 mod common;
 
-use hamal_fault_injection::real::{Budget, Layer};
+use hamal_fault_injection::real::{Budget, Layer, cut};
 
 #[test]
 fn cut_at_random() {
@@ -11,4 +11,12 @@ fn cut_at_random() {
 #[test]
 fn cut_at_any_system_call() {
     common::layer(Layer::PowerCutAtCall, Budget::seconds(8));
+}
+
+#[test]
+fn a_lying_sync_is_noticed() {
+    match cut::with_lying_syncs() {
+        Ok(said) => println!("{}", said.expect("commits were lost, and nothing was said")),
+        Err(why) => println!("skipped: {why}"),
+    }
 }

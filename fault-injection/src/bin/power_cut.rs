@@ -1,6 +1,8 @@
-//! `power_cut MOUNTPOINT`: the file system there stops at once, as if the power had failed: nothing that it has not sent to
-//! the device yet will be, its journal included. Needs root. The file system can only be unmounted afterwards.
+//! `power_cut MOUNTPOINT`: says `ready`, waits for the end of its standard input, and stops the file system there, as if the
+//! power had failed: nothing that it has not sent to the device yet will be, its journal included. Needs root. The file system
+//! can only be unmounted afterwards.
 #![cfg_attr(not(target_os = "linux"), allow(unused))]
+use std::io::Read;
 use std::os::fd::AsRawFd;
 
 /// `_IOR('X', 125, u32)`: EXT4_IOC_SHUTDOWN, the same as XFS_IOC_GOINGDOWN.
@@ -16,6 +18,8 @@ fn main() -> std::process::ExitCode {
         return 2.into();
     };
     let done = std::fs::File::open(point).and_then(|dir| {
+        println!("ready");
+        std::io::stdin().read_to_end(&mut Vec::new())?;
         // SAFETY: the descriptor is open, and the kernel reads one u32 that outlives the call.
         let rc = unsafe { libc::ioctl(dir.as_raw_fd(), SHUTDOWN, &raw const NO_LOG_FLUSH) };
         if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }

@@ -209,6 +209,20 @@ pub fn check(
     acknowledged: &BTreeMap<u64, u64>,
     threads: u64,
 ) -> std::result::Result<BTreeMap<u64, u64>, Trouble> {
+    check_between(db, acknowledged, acknowledged, threads)
+}
+
+/// [`check`] where it is known for certain of `acknowledged` only that it must be there, and `said` was acknowledged too, too
+/// late to be certain.
+///
+/// # Errors
+/// What is wrong.
+pub fn check_between(
+    db: &Database,
+    acknowledged: &BTreeMap<u64, u64>,
+    said: &BTreeMap<u64, u64>,
+    threads: u64,
+) -> std::result::Result<BTreeMap<u64, u64>, Trouble> {
     let wrong = |what: String| Err(Trouble::Wrong(what));
     let tx = db.begin_read()?;
     let (rows, last, accounts) = match (tx.tree("rows"), tx.tree("last"), tx.tree("accounts")) {
@@ -238,14 +252,9 @@ pub fn check(
         let stored = last.get(t.to_be_bytes())?.map(|v| number(&v) as u64);
         let acked = acknowledged.get(&t).copied();
         // One transaction a thread may have been in flight.
-        let fits = match (acked, stored) {
-            (None, None) => true,
-            (None, Some(s)) => s == 0,
-            (Some(a), Some(s)) => s == a || s == a + 1,
-            (Some(_), None) => false,
-        };
-        if !fits {
-            return wrong(format!("thread {t}: acknowledged {acked:?}, stored {stored:?}"));
+        let next = said.get(&t).map_or(0, |s| s + 1);
+        if stored < acked || stored.is_some_and(|s| s > next) {
+            return wrong(format!("thread {t}: acknowledged {acked:?}, next {next}, stored {stored:?}"));
         }
         if let Some(s) = stored {
             shown.insert(t, s);

@@ -11,16 +11,46 @@ use super::kill::{THREADS, look};
 use super::process::{Running, Task, judge, program};
 use super::scratch::{LoopFs, Mounted, Scratch, call, cannot_mount};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Mount options: the default, and the two that keep less order.
 pub(crate) const OPTIONS: [&str; 3] = ["data=ordered", "data=writeback", "data=ordered,nodelalloc"];
 
+/// The process that shuts a file system down, ready to.
+///
+/// The kernel's call is not atomic as a power failure is: a sync that began before it and returns during it may report success
+/// although its journal was dropped. So only what was acknowledged *before* [`Cutter::now`] must be there.
+pub(crate) struct Cutter(Child);
+
+impl Cutter {
+    /// Starts it and waits until it is ready.
+    pub(crate) fn new(mounted: &Mounted) -> Result<Cutter, String> {
+        let mut command = Command::new(program("power_cut")?);
+        command.arg(mounted.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| format!("power_cut: {e}"))?;
+        let mut ready = [0; 6];
+        let said = child.stdout.as_mut().map(|out| out.read_exact(&mut ready));
+        match said {
+            Some(Ok(())) => Ok(Cutter(child)),
+            other => Err(format!("power_cut is not ready: {other:?}")),
+        }
+    }
+    /// Shuts down.
+    pub(crate) fn now(mut self) -> Result<(), String> {
+        drop(self.0.stdin.take());
+        match self.0.wait() {
+            Ok(status) if status.success() => Ok(()),
+            other => Err(format!("the file system cannot be shut down: {other:?}")),
+        }
+    }
+}
+
 /// Shuts the file system down.
 pub(crate) fn cut(mounted: &Mounted) -> Result<(), String> {
-    let program = program("power_cut")?;
-    call(&program.to_string_lossy(), &[&mounted.path().to_string_lossy()]).map(|_| ())
+    Cutter::new(mounted)?.now()
 }
 
 fn need(tools: fn() -> Result<(), String>) -> Result<Scratch, String> {
@@ -35,7 +65,7 @@ fn need(tools: fn() -> Result<(), String>) -> Result<Scratch, String> {
 /// The layer [`PowerCut`](super::Layer::PowerCut).
 pub(crate) fn random(run: &mut Run<'_>) -> Result<(), String> {
     let scratch = need(|| Ok(()))?;
-    let mut fs = LoopFs::ext4(&scratch, "cut", 64, OPTIONS[0])?;
+    let mut fs = LoopFs::ext4(&scratch, "cut", 64, 4096, OPTIONS[0])?;
     let mut acknowledged = BTreeMap::new();
     let (mut io, mut options, mut name) = (Io::Direct, OPTIONS[0], String::new());
     loop {
@@ -68,9 +98,11 @@ pub(crate) fn random(run: &mut Run<'_>) -> Result<(), String> {
             run.violation(format!("{title}: the child stopped: {:?}", child.end()));
             return Ok(());
         }
+        let cutter = Cutter::new(&mounted)?;
         std::thread::sleep(after);
-        cut(&mounted)?;
-        // What it acknowledges now must be durable too; then it must notice.
+        run.report.acknowledged += child.so_far().acknowledged(&mut acknowledged);
+        cutter.now()?;
+        // It must notice.
         if mode == "work" {
             std::thread::sleep(Duration::from_millis(3));
         }
@@ -78,13 +110,14 @@ pub(crate) fn random(run: &mut Run<'_>) -> Result<(), String> {
         let ended = child.end();
         mounted.unmount()?;
         run.report.cases += 1;
-        run.report.acknowledged += ended.acknowledged(&mut acknowledged);
+        let mut said = acknowledged.clone();
+        ended.acknowledged(&mut said);
         if let Some(what) = ended.objection(true) {
             run.violation(format!("{title}: {what}"));
         }
         run.saw(format!("cut in {mode}: {}", ended.failures().next().map_or("killed", |(_, kind, _)| kind)));
         let mounted = fs.mount()?;
-        match look(&dir, io, &acknowledged, n % 3 == 0) {
+        match look(&dir, io, &acknowledged, &said, n.is_multiple_of(3)) {
             Ok(shown) => acknowledged = shown,
             Err(what) => {
                 run.violation(format!("{title}: {what}"));
@@ -104,7 +137,7 @@ pub(crate) fn random(run: &mut Run<'_>) -> Result<(), String> {
 pub(crate) fn at_calls(run: &mut Run<'_>) -> Result<(), String> {
     let scratch = need(strace)?;
     let log = scratch.path().join("log");
-    let mut fs = LoopFs::ext4(&scratch, "cut", 64, OPTIONS[0])?;
+    let mut fs = LoopFs::ext4(&scratch, "cut", 64, 4096, OPTIONS[0])?;
     let mut cases = Vec::new();
     {
         let mounted = fs.mount()?;
@@ -154,6 +187,32 @@ pub(crate) fn at_calls(run: &mut Run<'_>) -> Result<(), String> {
     }
     run.report.exhausted = !run.cut_short();
     Ok(())
+}
+
+/// A cut below a process whose syncs all were lies: they reported success and did nothing. Returns what the check says of it:
+/// `None` would mean that the layers here have no teeth.
+///
+/// # Errors
+/// Why the machine cannot do it.
+pub fn with_lying_syncs() -> Result<Option<String>, String> {
+    let scratch = need(strace)?;
+    let fs = LoopFs::ext4(&scratch, "cut", 64, 4096, OPTIONS[0])?;
+    let mounted = fs.mount()?;
+    let dir = mounted.path().join("db");
+    let start = Start::fresh(Io::Buffered);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:retval=0", "-o"]);
+    command.arg(scratch.path().join("log")).arg(program("kill_child")?);
+    start.task(&dir).add_to(&mut command);
+    let ended = Running::start(command)?.end();
+    let mut acknowledged = BTreeMap::new();
+    if ended.acknowledged(&mut acknowledged) == 0 {
+        return Err(format!("nothing was acknowledged: {ended:?}"));
+    }
+    cut(&mounted)?;
+    mounted.unmount()?;
+    let _mounted = fs.mount()?;
+    Ok(judge(&dir, Io::Buffered, &acknowledged).err())
 }
 
 /// Writes some of the files back, as the kernel may do at any time by itself: the data before the log, say.

@@ -147,7 +147,13 @@ pub(crate) fn both(run: &mut Run<'_>) -> Result<(), String> {
         }
         let name = format!("full{n}");
         let fs = if ext4 {
-            Some(LoopFs::ext4(&scratch, &name, kib.div_ceil(1024) + 2, "data=ordered")?)
+            Some(LoopFs::ext4(
+                &scratch,
+                &name,
+                kib.div_ceil(1024) + 2,
+                [1024, 4096][run.random(2) as usize],
+                "data=ordered",
+            )?)
         } else {
             None
         };

@@ -1,6 +1,6 @@
 //! SIGKILL at random moments, many times on the same database.
 use super::Run;
-use super::accounts::{Io, Trouble, check, options, with};
+use super::accounts::{Io, Trouble, check, check_between, options, with};
 use super::process::{Running, Task};
 use super::scratch::Scratch;
 use std::collections::BTreeMap;
@@ -17,13 +17,14 @@ pub(crate) fn look(
     dir: &Path,
     io: Io,
     acknowledged: &BTreeMap<u64, u64>,
+    said: &BTreeMap<u64, u64>,
     close: bool,
 ) -> Result<BTreeMap<u64, u64>, String> {
     let builder = with(options(), io);
     let opened = if acknowledged.is_empty() { builder.open_or_create(dir) } else { builder.open(dir) };
     let db = opened.map_err(|e| format!("the open failed: {:?}: {e}", e.kind()))?;
     let report = db.recovery_report().clone();
-    let shown = check(&db, acknowledged, THREADS).map_err(|e| format!("{e}\n{report}"))?;
+    let shown = check_between(&db, acknowledged, said, THREADS).map_err(|e| format!("{e}\n{report}"))?;
     if close {
         db.close().map_err(|e| format!("the close failed: {:?}: {e}", e.kind()))?;
         drop(db);
@@ -88,7 +89,7 @@ pub(crate) fn random(run: &mut Run<'_>) -> Result<(), String> {
                 run.saw(if ended.said.is_empty() { "killed in recovery" } else { "killed after recovery" });
             }
         }
-        match look(&dir, io, &acknowledged, n % 3 == 0) {
+        match look(&dir, io, &acknowledged, &acknowledged, n.is_multiple_of(3)) {
             Ok(shown) => acknowledged = shown,
             Err(what) => {
                 run.violation(format!("{title}: {what}"));

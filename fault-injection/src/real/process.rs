@@ -112,6 +112,11 @@ impl Running {
         }
         false
     }
+    /// What it has said so far and was not handed out yet.
+    pub fn so_far(&mut self) -> Ended {
+        self.said.extend(self.lines.try_iter());
+        Ended { said: std::mem::take(&mut self.said), errors: String::new(), status: None }
+    }
     /// SIGKILL.
     pub fn kill(&mut self) {
         // It may have ended by itself.

@@ -3,15 +3,17 @@
 //! Each [`Scratch`] has a helper process, a shell of a few lines that waits for the end of its standard input and then
 //! unmounts, detaches and deletes. The pipe closes when the guard is dropped, and also when this process panics, is
 //! interrupted or killed. The shell is in a process group of its own, so that Ctrl-C does not reach it.
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const JANITOR: &str = r#"
-cat > /dev/null
+last=$(cat)
 cd /
+# The owner was killed: a mount that it had just asked for may be on its way.
+[ "$last" = done ] || sleep 1
 for m in "$1"/mnt*; do [ -d "$m" ] && umount -l "$m" 2>/dev/null; done
 for i in "$1"/*.img; do
   [ -f "$i" ] && losetup -j "$i" | cut -d: -f1 | while read -r d; do losetup -d "$d"; done
@@ -61,7 +63,10 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        drop(self.janitor.stdin.take());
+        if let Some(mut pipe) = self.janitor.stdin.take() {
+            // Without the word it only takes a second longer.
+            let _ = pipe.write_all(b"done\n");
+        }
         let _ = self.janitor.wait();
     }
 }
@@ -157,15 +162,22 @@ pub struct LoopFs {
 }
 
 impl LoopFs {
-    /// Makes an image of `mib` MiB, attaches it, and makes an ext4 in it. `options` are for `mount -o`.
+    /// Makes an image of `mib` MiB, attaches it, and makes an ext4 with blocks of `block` bytes in it. `options` are for
+    /// `mount -o`.
     ///
     /// # Errors
     /// What the tools say; which one is missing.
-    pub fn ext4(scratch: &Scratch, name: &str, mib: u64, options: &str) -> Result<LoopFs, String> {
+    pub fn ext4(
+        scratch: &Scratch,
+        name: &str,
+        mib: u64,
+        block: u32,
+        options: &str,
+    ) -> Result<LoopFs, String> {
         let image = scratch.path().join(format!("{name}.img"));
         let file = std::fs::File::create(&image).map_err(|e| e.to_string())?;
         file.set_len(mib << 20).map_err(|e| e.to_string())?;
-        call("mkfs.ext4", &["-qF", "-m", "0", text(&image)])?;
+        call("mkfs.ext4", &["-qF", "-m", "0", "-b", &block.to_string(), text(&image)])?;
         let device = call("losetup", &["-f", "--show", text(&image)])?;
         let point = scratch.path().join(format!("mnt-{name}"));
         Ok(LoopFs { point, device, options: options.to_owned() })
