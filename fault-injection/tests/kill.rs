@@ -1,11 +1,11 @@
 //! Real `kill -9` of a real process on a real directory, many times on the same database: at random moments of work,
 //! and during recovery. Promises D1, D2, D3 and D9 of docs/durability.md.
-mod common;
+mod layer;
 
 use hamal_fault_injection::real::{Budget, Layer};
 
 #[test]
 fn nothing_acknowledged_is_lost() {
-    let report = common::layer(Layer::Kill, Budget { cases: 50, ..Budget::seconds(30) });
+    let report = layer::run_layer(Layer::Kill, Budget { cases: 50, ..Budget::seconds(30) });
     assert!(report.acknowledged > report.cases * 20, "too little was acknowledged: the test tested little");
 }

@@ -1,16 +1,16 @@
 //! The file system is shut down below a working process (needs root). Promises D1, D2, D3 and D9 of docs/durability.md.
-mod common;
+mod layer;
 
 use hamal_fault_injection::real::{Budget, Layer, cut};
 
 #[test]
 fn cut_at_random() {
-    common::layer(Layer::PowerCut, Budget::seconds(8));
+    layer::run_layer(Layer::PowerCut, Budget::seconds(8));
 }
 
 #[test]
 fn cut_at_any_system_call() {
-    common::layer(Layer::PowerCutAtCall, Budget::seconds(8));
+    layer::run_layer(Layer::PowerCutAtCall, Budget::seconds(8));
 }
 
 #[test]
