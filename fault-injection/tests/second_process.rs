@@ -1,7 +1,7 @@
 //! One process at a time (promise D10).
 
 use hamal::ErrorKind;
-use hamal_fault_injection::killed::options;
+use hamal_fault_injection::real::accounts::options;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -10,8 +10,9 @@ fn a_second_process_gets_a_clear_error() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("db");
     let mut child = Command::new(env!("CARGO_BIN_EXE_kill_child"))
+        .arg("work")
         .arg(&path)
-        .args(["1", "work"])
+        .args(["1", "direct"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("spawn");

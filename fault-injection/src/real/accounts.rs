@@ -1,11 +1,74 @@
-//! Shared by the integration tests: the workload that is killed, and what must hold afterwards.
+//! The workload that is killed, and what must hold afterwards.
 //!
 //! Each thread `t` runs transactions numbered from 0. Transaction `n` puts the row `t/n`, sets `last/t` to `n`, moves
 //! money between two of the shared accounts, and rolls a savepoint back on the way. After `commit` has returned, and only
 //! then, the thread acknowledges `t n` on standard output.
 
+use hamal::log::SyncMethod;
 use hamal::{Database, ErrorKind, Result};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// How the database is to do its input/output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// Through the operating system's cache, log and data.
+    Buffered,
+    /// The data file past the cache, the log by `fdatasync`.
+    Direct,
+    /// The data file past the cache, the log by writes that are durable when they return.
+    Dsync,
+}
+
+impl Io {
+    /// All.
+    pub const ALL: [Io; 3] = [Io::Buffered, Io::Direct, Io::Dsync];
+}
+
+impl fmt::Display for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Io::Buffered => "buffered",
+            Io::Direct => "direct",
+            Io::Dsync => "dsync",
+        })
+    }
+}
+
+impl FromStr for Io {
+    type Err = String;
+    fn from_str(s: &str) -> std::result::Result<Io, String> {
+        Io::ALL
+            .into_iter()
+            .find(|io| io.to_string() == s)
+            .ok_or_else(|| format!("no input/output is called {s}"))
+    }
+}
+
+/// What is wrong after a crash or an error.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The engine reports an error.
+    Engine(hamal::Error),
+    /// The engine reports none, and the data are not what they must be.
+    Wrong(String),
+}
+
+impl From<hamal::Error> for Trouble {
+    fn from(e: hamal::Error) -> Trouble {
+        Trouble::Engine(e)
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Engine(e) => write!(f, "{:?}: {e}", e.kind()),
+            Trouble::Wrong(what) => f.write_str(what),
+        }
+    }
+}
 
 /// Shared accounts.
 pub const ACCOUNTS: u64 = 20;
@@ -22,6 +85,29 @@ pub fn options() -> hamal::Builder {
         .log_segment_bytes(256 << 10)
         .checkpoint_log_bytes(512 << 10)
         .check_apply(true)
+}
+
+/// The options of the database of the deterministic workload: one thread, everything as small as it may be.
+pub fn small(io: Io) -> hamal::Builder {
+    with(
+        Database::builder()
+            .page_size(4096)
+            .cache_bytes(64 * 4096)
+            .log_segment_bytes(64 << 10)
+            .log_ring_bytes(512 << 10)
+            .log_limit_bytes(4 << 20)
+            .checkpoint_log_bytes(96 << 10)
+            .check_apply(true)
+            .background(false)
+            .database_id(*b"the real layers!"),
+        io,
+    )
+}
+
+/// `builder` with this input/output.
+pub fn with(builder: hamal::Builder, io: Io) -> hamal::Builder {
+    let method = if io == Io::Dsync { SyncMethod::DirectDsync } else { SyncMethod::Fdatasync };
+    builder.direct_io(io != Io::Buffered).sync_method(method)
 }
 
 fn number(v: &[u8]) -> i64 {
@@ -117,44 +203,58 @@ pub fn next_number(db: &Database, t: u64) -> Result<u64> {
 /// that a recovery has shown. Returns what this recovery shows: from now on it must stay.
 ///
 /// # Errors
-/// A sentence that says what is wrong.
+/// What is wrong.
 pub fn check(
     db: &Database,
     acknowledged: &BTreeMap<u64, u64>,
     threads: u64,
-) -> std::result::Result<BTreeMap<u64, u64>, String> {
-    let fail = |e: hamal::Error| format!("{e:?}");
-    let tx = db.begin_read().map_err(fail)?;
+) -> std::result::Result<BTreeMap<u64, u64>, Trouble> {
+    check_between(db, acknowledged, acknowledged, threads)
+}
+
+/// [`check`] where it is known for certain of `acknowledged` only that it must be there, and `said` was acknowledged too, too
+/// late to be certain.
+///
+/// # Errors
+/// What is wrong.
+pub fn check_between(
+    db: &Database,
+    acknowledged: &BTreeMap<u64, u64>,
+    said: &BTreeMap<u64, u64>,
+    threads: u64,
+) -> std::result::Result<BTreeMap<u64, u64>, Trouble> {
+    let wrong = |what: String| Err(Trouble::Wrong(what));
+    let tx = db.begin_read()?;
     let (rows, last, accounts) = match (tx.tree("rows"), tx.tree("last"), tx.tree("accounts")) {
         (Ok(a), Ok(b), Ok(c)) => (a, b, c),
         (Err(e), ..) if e.kind() == ErrorKind::NotFound && acknowledged.is_empty() => {
             return Ok(BTreeMap::new());
         }
-        (a, b, c) => return Err(format!("trees are missing: {:?} {:?} {:?}", a.err(), b.err(), c.err())),
+        (Err(e), ..) | (_, Err(e), _) | (.., Err(e)) if e.kind() != ErrorKind::NotFound => {
+            return Err(e.into());
+        }
+        (a, b, c) => {
+            return wrong(format!("trees are missing: {:?} {:?} {:?}", a.err(), b.err(), c.err()));
+        }
     };
     let mut sum = 0;
     let mut count = 0;
     for row in accounts.iter() {
-        sum += number(&row.map_err(fail)?.1);
+        sum += number(&row?.1);
         count += 1;
     }
     if (sum, count) != (ACCOUNTS as i64 * START, ACCOUNTS) {
-        return Err(format!("{count} accounts hold {sum} instead of {}", ACCOUNTS as i64 * START));
+        return wrong(format!("{count} accounts hold {sum} instead of {}", ACCOUNTS as i64 * START));
     }
     let mut expected = BTreeMap::new();
     let mut shown = BTreeMap::new();
     for t in 0..threads {
-        let stored = last.get(t.to_be_bytes()).map_err(fail)?.map(|v| number(&v) as u64);
+        let stored = last.get(t.to_be_bytes())?.map(|v| number(&v) as u64);
         let acked = acknowledged.get(&t).copied();
         // One transaction a thread may have been in flight.
-        let fits = match (acked, stored) {
-            (None, None) => true,
-            (None, Some(s)) => s == 0,
-            (Some(a), Some(s)) => s == a || s == a + 1,
-            (Some(_), None) => false,
-        };
-        if !fits {
-            return Err(format!("thread {t}: acknowledged {acked:?}, stored {stored:?}"));
+        let next = said.get(&t).map_or(0, |s| s + 1);
+        if stored < acked || stored.is_some_and(|s| s > next) {
+            return wrong(format!("thread {t}: acknowledged {acked:?}, next {next}, stored {stored:?}"));
         }
         if let Some(s) = stored {
             shown.insert(t, s);
@@ -168,22 +268,22 @@ pub fn check(
     }
     let mut found = BTreeMap::new();
     for row in rows.iter() {
-        let (k, v) = row.map_err(fail)?;
+        let (k, v) = row?;
         found.insert(String::from_utf8_lossy(&k).into_owned(), v.to_vec());
     }
     for (k, v) in &expected {
         match found.get(k) {
-            None => return Err(format!("row {k} is missing")),
-            Some(x) if x != v => return Err(format!("row {k} has {} bytes that are wrong", x.len())),
+            None => return wrong(format!("row {k} is missing")),
+            Some(x) if x != v => return wrong(format!("row {k} has {} bytes that are wrong", x.len())),
             _ => {}
         }
     }
     if let Some(k) = found.keys().find(|k| !expected.contains_key(*k)) {
-        return Err(format!("row {k} should not be there"));
+        return wrong(format!("row {k} should not be there"));
     }
-    let report = db.verify(&mut |_, _| {}).map_err(fail)?;
+    let report = db.verify(&mut |_, _| {})?;
     if let Some(f) = report.findings.first() {
-        return Err(format!("verify: {f:?} and {} more", report.findings.len() - 1));
+        return wrong(format!("verify: {f:?} and {} more", report.findings.len() - 1));
     }
     Ok(shown)
 }
