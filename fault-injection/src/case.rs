@@ -117,7 +117,7 @@ impl FromStr for Oracle {
 
 /// The roles of files, as [`crate::sim::role`] names them.
 pub(crate) const ROLES: [&str; 8] =
-    ["wal", "wal-spare", "data", "control", "versions", "lock", "dir", "other"];
+    ["wal", "wal-spare", "data", "control", "versions", "root", "lock", "other"];
 
 pub(crate) fn role_named(s: &str) -> Result<&'static str, String> {
     ROLES.into_iter().find(|r| *r == s).ok_or_else(|| format!("{s:?} is no role of a file"))
@@ -343,7 +343,10 @@ impl FromStr for Case {
                 _ if !headed => Err("the file does not begin with `case 1 ..`".to_string()),
                 "config" => case.set_up(&words[1..]),
                 "mutant" => words.get(1).map(|m| case.mutant = Some(m.to_string())).ok_or("which?".into()),
-                "oracle" if words.get(1) == Some(&"none") => Ok(case.oracle = None),
+                "oracle" if words.get(1) == Some(&"none") => {
+                    case.oracle = None;
+                    Ok(())
+                }
                 "oracle" => words.get(1).ok_or("which?".to_string()).and_then(|o| {
                     case.oracle = Some(o.parse()?);
                     Ok(())
