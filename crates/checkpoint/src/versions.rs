@@ -224,7 +224,7 @@ impl VersionsFile {
         versions: &PageVersions,
     ) -> Result<Vec<(u64, Place)>> {
         let mut in_doubt = Vec::new();
-        let mut buf = AlignedBuf::new(CHUNK);
+        let mut buf = AlignedBuf::new(CHUNK.min(blocks.max(1) as usize * 2 * BLOCK));
         for block in 0..blocks {
             let within = (block * 2 * BLOCK as u64) % CHUNK as u64;
             if within == 0 {
