@@ -502,9 +502,7 @@ impl Log {
         }
         // Durable before a free file gets a new header: a segment's name never stands for a file with
         // another's header.
-        if !mutants::is(Mutant::ReleaseWithoutDirSync) {
-            self.disk.sync_dir(segment::DIR).map_err(|e| io(e, segment::DIR))?;
-        }
+        self.disk.sync_dir(segment::DIR).map_err(|e| io(e, segment::DIR))?;
         grow.free.append(&mut freed);
         Ok(())
     }
