@@ -208,7 +208,7 @@ impl<'a> Worker<'a> {
         let config = kit.workload.config(seed);
         let ops = kit.workload.operations(seed, length);
         let after = kit.workload.afterwards();
-        let creates = number < kits.len() as u64 || random.one_in(64);
+        let creates = random.one_in(64);
         let start = if creates { None } else { self.start(which, &config, model) };
         let subject =
             Subject { engine: &*kit.engine, config: &config, workload: Some(&*kit.workload), oracles: plan.oracles };
@@ -286,7 +286,8 @@ impl<'a> Worker<'a> {
         if self.plan.faults.is_empty() {
             return None;
         }
-        for fault in faults::plan(&self.plan.faults, &run.disk.events(), 24, seed) {
+        let most = if self.plan.quick { 8 } else { 24 };
+        for fault in faults::plan(&self.plan.faults, &run.disk.events(), most, seed) {
             if self.over() {
                 return None;
             }

@@ -324,7 +324,9 @@ impl VersionsFile {
         for (i, place) in places.iter_mut().enumerate() {
             // The flag before the tags (VER-2).
             let changed = versions.take_changed(i as u64);
-            if !changed && !place.due {
+            // The first block bears the moment of every checkpoint: an older control file put back beside an older log is
+            // known by it, whatever pages were written (VER-6).
+            if !changed && !place.due && i != 0 {
                 continue;
             }
             *place = Place { copy: 1 - place.copy, moment, due: false };

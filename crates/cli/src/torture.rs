@@ -261,6 +261,7 @@ fn summary(report: &Report, plan: &Plan) -> serde_json::Value {
         "scenarios": report.scenarios,
         "operations": report.operations,
         "crash_points": t.points,
+        "crash_points_left": t.points_left,
         "crash_points_in_recovery": t.nested_points,
         "equal_images": t.equal,
         "alike_images": t.alike,
