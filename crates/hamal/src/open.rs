@@ -11,7 +11,9 @@ use hamal_buffer::{Pool, PoolOptions};
 use hamal_checkpoint::{CheckpointEnd, Checkpointer, Control, ControlFile, ManagerEntry};
 use hamal_disk::{DiskFile, DiskLock, OpenMode, OverlayDisk};
 use hamal_error::Poison;
-use hamal_log::{Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments};
+use hamal_log::{
+    Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments,
+};
 use hamal_page::{DbId, Lsn, PageId, RmId};
 use hamal_recovery::{ProgressFn, RestartContext, restart};
 use hamal_space::{SPACE_RM, Space, SpaceManager};

@@ -126,9 +126,7 @@ fn validate(o: &LogOptions) -> Result<()> {
         return bad("the log's ring must be a power of two from 16 KiB to 1 TiB");
     }
     if o.max_record < 64 || o.max_record > codec::LONGEST_RECORD || o.max_record > o.ring_bytes / 2 {
-        return bad(
-            "the longest log record must have 64 bytes to 16 MiB and fit twice into the ring",
-        );
+        return bad("the longest log record must have 64 bytes to 16 MiB and fit twice into the ring");
     }
     Ok(())
 }
@@ -227,7 +225,8 @@ impl Log {
     ) -> Result<Log> {
         validate(&options)?;
         let mode = write_mode(&options);
-        let segments = segment::open_chain(&*disk, identity, end.oldest.0, mode)?;
+        let reopen = |link| Segment::reopen(&*disk, link, mode).map(Arc::new);
+        let segments = end.chain.iter().copied().map(reopen).collect::<Result<Vec<_>>>()?;
         let newest = segments.last().map_or(0, |s| s.first);
         if !end.end.0.is_multiple_of(SECTOR) || end.end < end.oldest || end.end.0 >= newest {
             return Err(Error::new(ErrorKind::LogCorrupt, "the log's end does not lie in its segments")
