@@ -472,7 +472,8 @@ fn wire(
     let find_end_seconds = started.elapsed().as_secs_f64();
 
     let poison = Arc::new(Poison::new());
-    let log = Arc::new(Log::open(disk.clone(), log_options, identity, &end, poison, trace.clone())?);
+    let log = Log::open_read(disk.clone(), log_options, identity, &end, &reader, poison, trace.clone())?;
+    let log = Arc::new(log);
     let data = open_data(&disk, options, false)?;
     // A clean end leaves the device in charge of the data file; after any other, what cannot be read past the cache is
     // made true by recovery, which treats every page that the log names as dirty.

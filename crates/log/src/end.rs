@@ -8,7 +8,6 @@
 use crate::files::{Files, Found};
 use crate::format::{SEAL_LEN, SECTOR, Seal, Seeds};
 use crate::reader::{CACHE, CHUNK, READ_MODE};
-use crate::segment::Link;
 use crate::{LogIdentity, LogOptions, LogReader, segment};
 use hamal_disk::Disk;
 use hamal_error::Result;
@@ -40,8 +39,6 @@ pub struct LogEnd {
     pub verdict: Verdict,
     /// The lowest LSN still in a segment.
     pub oldest: Lsn,
-    /// The segments, as their headers, which were checked, describe them.
-    pub(crate) chain: Vec<Link>,
 }
 
 /// Reads the log from `from` (a record or group boundary known to have been durable) to its end and decides
@@ -115,8 +112,7 @@ fn find(files: &mut Files, seeds: Seeds, from: Lsn, proven: Lsn) -> Result<LogEn
         0 => Verdict::Clean,
         bytes => Verdict::TornTail { bytes },
     };
-    let chain = files.segments.iter().map(|s| s.link()).collect();
-    Ok(LogEnd { end: Lsn(start), last_seal, verdict, oldest: Lsn(files.oldest()), chain })
+    Ok(LogEnd { end: Lsn(start), last_seal, verdict, oldest: Lsn(files.oldest()) })
 }
 
 /// The checksum of the seal before the group at `from`, if it can be known: `from` may lie inside a group.

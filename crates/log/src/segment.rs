@@ -34,14 +34,6 @@ pub(crate) fn parse(name: &str) -> Option<u64> {
     if plain { u64::from_str_radix(name, 16).ok() } else { None }
 }
 
-/// A segment, as its header describes it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
-    first: u64,
-    capacity: u64,
-    seal_before: u32,
-}
-
 /// An open segment.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -54,19 +46,17 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    pub(crate) fn link(&self) -> Link {
-        Link { first: self.first, capacity: self.capacity, seal_before: self.seal_before }
-    }
-    /// Opens a segment again whose header was checked before.
-    pub(crate) fn reopen(disk: &dyn Disk, link: Link, mode: OpenMode) -> Result<Segment> {
-        let Link { first, capacity, seal_before } = link;
-        let name = name(first);
-        let at = |e: Error| e.with_file(name.clone()).with_lsn(Lsn(first));
-        let file = disk.open(&name, mode).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => at(Error::new(ErrorKind::LogCorrupt, "a log segment is missing")),
-            _ => at(Error::io("opening a log segment", e)),
+    /// Opens the segment once more; its header was checked the first time.
+    pub(crate) fn reopen(&self, disk: &dyn Disk, mode: OpenMode) -> Result<Segment> {
+        let name = self.name.clone();
+        let file = disk.open(&name, mode).map_err(|e| {
+            let error = match e.kind() {
+                std::io::ErrorKind::NotFound => Error::new(ErrorKind::LogCorrupt, "a log segment is missing"),
+                _ => Error::io("opening a log segment", e),
+            };
+            error.with_file(name.clone()).with_lsn(Lsn(self.first))
         })?;
-        Ok(Segment { first, capacity, seal_before, name, file })
+        Ok(Segment { first: self.first, capacity: self.capacity, seal_before: self.seal_before, name, file })
     }
     /// The first LSN of the next segment.
     pub(crate) fn end(&self) -> u64 {
