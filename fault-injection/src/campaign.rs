@@ -1,6 +1,8 @@
 //! Many scenarios, on all cores, until a time or a count is reached or something is wrong.
 use crate::case::Case;
 use crate::engine::{Config, Engine};
+use crate::explore::coverage::{Local, listen};
+use crate::oracles::ledger::{Ledger, Matrix};
 use crate::explore::check::{Oracles, Subject};
 use crate::explore::replay::{Scenario, run_itself, search};
 use crate::explore::shrink::{sentence, shrink};
@@ -13,6 +15,7 @@ use crate::sim::{Image, IoFault, Persistence};
 use crate::workload::Workload;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -126,6 +129,10 @@ pub struct Report {
     pub untraceable: u64,
     /// Violations that were silent.
     pub silent: u64,
+    /// Named events.
+    pub ledger: Arc<Ledger>,
+    /// Crash points by place.
+    pub matrix: Matrix,
     /// Everything that is wrong.
     pub found: Vec<Found>,
     /// How long it took.
@@ -143,6 +150,8 @@ impl Report {
         self.detected += o.detected;
         self.untraceable += o.untraceable;
         self.silent += o.silent;
+        self.ledger.merge(&o.ledger);
+        self.matrix.merge(&o.matrix);
         self.found.extend(o.found);
     }
 }
@@ -163,9 +172,14 @@ pub fn campaign(kits: &[Kit], plan: &Plan, live: &Live) -> Report {
                     starts: HashMap::new(),
                     report: Report::default(),
                 };
+                let local = Arc::new(Local::default());
+                listen(Some(local.clone()));
                 while !worker.over() {
                     worker.scenario(next.fetch_add(1, Relaxed));
                 }
+                listen(None);
+                worker.report.ledger = local.ledger.clone();
+                worker.report.matrix = std::mem::take(&mut *local.matrix.lock());
                 total.lock().add(worker.report);
             });
         }

@@ -4,6 +4,8 @@
 //! One thread does everything. There are no background threads and nothing looks at a clock, so that a scenario does the same
 //! input/output each time. A transaction that would have to wait for another one waits for its own thread, which the engine
 //! notices: the operation is refused.
+use crate::explore::coverage;
+use crate::oracles::ledger::Named;
 use crate::engine::{Applied, Config, Engine, Failure, FailureKind, Opened, Session};
 use crate::model::{Contents, Rows, number};
 use crate::op::{Ack, Op, TreeNo, Txn, key_bytes, tree_name, value_bytes};
@@ -342,8 +344,12 @@ impl Engine for Hamal {
     fn audit(&self, disk: &SimDisk, config: &Config) -> Result<Vec<String>, Failure> {
         replay::audit(Arc::new(disk.clone()), config)
     }
-    fn reference(&self, disk: &SimDisk, config: &Config) -> Option<Result<Contents, Failure>> {
-        Some(reference::recover(Arc::new(disk.clone()), config))
+    fn reference(&self, disk: &SimDisk, config: &Config) -> Option<Result<(Contents, String), Failure>> {
+        let found = reference::recover_with_facts(Arc::new(disk.clone()), config);
+        Some(found.map(|(contents, facts)| {
+            coverage::note(Named::OverTorn, facts.torn_pages);
+            (contents, if facts.torn_tail { "torn tail" } else { "clean" }.to_string())
+        }))
     }
 }
 

@@ -6,6 +6,7 @@
 //! ([`trie`]); where they are many, [`plans`] go level by level, and what budget is left goes into the exact search again.
 //! The recovery's own changes are crash points in turn, to any depth.
 pub mod check;
+pub mod coverage;
 pub mod faults;
 pub mod plans;
 pub mod replay;
@@ -18,6 +19,7 @@ use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::Run;
 use crate::sim::{Image, Persistence, Question, Site};
+use coverage::Walk;
 use check::{Listed, Must, Oracles, Otherwise, Recovered, Subject, afterwards, recover};
 use plans::{Plan, Units};
 use std::collections::{HashMap, HashSet};
@@ -257,6 +259,7 @@ impl<'a> Explorer<'a> {
         let events = run.disk.events();
         let mut nth: HashMap<Site, usize> = HashMap::new();
         let all = events.len() + 1;
+        let mut walk = Walk::default();
         for point in 0..all {
             if self.stopped {
                 return None;
@@ -264,6 +267,7 @@ impl<'a> Explorer<'a> {
             // So many of the rest as are still wanted, each with the same chance.
             let wanted = (self.search.points as u64).saturating_sub(self.tally.points);
             let skip = wanted < (all - point) as u64 && self.random.below((all - point) as u64) >= wanted;
+            walk.pass(&events, point, &run.kinds, 0, !skip);
             let site = events.get(point).map(|e| e.site);
             let count = site.map_or(0, |s| {
                 let n = nth.entry(s).or_default();
@@ -408,6 +412,7 @@ impl<'a> Explorer<'a> {
         let rest_survives = fates.otherwise == Otherwise::Newest;
         self.tally.cases += 1;
         self.tally.at_depth(place.depth);
+        coverage::new_state(place.depth);
         let done = recover(self.subject, place.image, Box::new(fates), place.allowed);
         let found = |violation: Violation| {
             let crash = Crash {
@@ -492,6 +497,10 @@ impl<'a> Explorer<'a> {
             }
             true => vec![1 + self.random.below(done.points as u64) as usize],
         };
+        let mut walk = Walk::default();
+        for point in 0..=done.points {
+            walk.pass(&events[..done.points], point, &done.kinds, depth, points.contains(&point));
+        }
         for point in points {
             if self.stopped {
                 return Ok(());
