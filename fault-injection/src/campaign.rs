@@ -356,6 +356,7 @@ impl<'a> Worker<'a> {
             oracle: Some(violation.oracle),
             ops: small.ops,
             faults: small.faults,
+            damages: Vec::new(),
             crashes: small.finding.crashes.clone(),
         };
         let where_ = sentence(&case, &small.finding);
@@ -396,6 +397,9 @@ pub fn replay(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option
     let after: Vec<Op> = kit.workload.afterwards();
     let scenario =
         Scenario { model: case.model, start: start.as_ref(), ops: &case.ops, faults: &case.faults, after: &after };
+    if !case.damages.is_empty() {
+        return Ok((Tally { cases: 1, ..Tally::default() }, faults::damaged(subject, scenario, &case.damages)));
+    }
     if !case.crashes.is_empty() && case.faults.is_empty() {
         let found = crate::explore::replay::replay(subject, scenario, &case.crashes);
         if found.is_some() || exactly {

@@ -12,6 +12,7 @@ use super::check::{Listed, Otherwise, Subject, recover};
 use super::plans::{self, Units};
 use super::replay::{Scenario, op_text, run_itself};
 use super::{Crash, Finding, Search, Tally};
+use crate::case::Damage;
 use crate::engine::FailureKind;
 use crate::model::{Allowed, Wrong as Judged};
 use crate::oracles::{Oracle, Violation};
@@ -191,6 +192,24 @@ fn mercy(scenario: &Scenario<'_>, run: &Run, pending: &[PendingOp]) -> Mercy {
         };
     }
     mercy
+}
+
+/// Runs the scenario, lets the process die, damages the files, and judges: right data, or a typed error.
+pub fn damaged(subject: Subject<'_>, scenario: Scenario<'_>, damages: &[Damage]) -> Option<Finding> {
+    let run = scenario.run(subject);
+    if let Some(f) = run_itself(&run) {
+        return Some(f);
+    }
+    let mut image = run.disk.kept();
+    for d in damages {
+        let mut bytes = image.file(&d.file)?;
+        d.apply(&mut bytes);
+        image = image.with_file(&d.file, &bytes);
+    }
+    let mark = run.allowed(run.disk.points());
+    let fates = Listed { answers: Default::default(), otherwise: Otherwise::Newest };
+    let violation = lenient(subject, &image, fates, &mark.allowed, Mercy::Typed).err()?;
+    Some(Finding { violation, crashes: Vec::new(), op: None })
 }
 
 enum Lenient {
