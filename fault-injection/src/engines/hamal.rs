@@ -23,8 +23,8 @@ use std::time::Duration;
 
 /// The least number of frames that the engine takes.
 pub const MIN_FRAMES: u32 = 24;
-/// The least bytes of a log file that the engine takes.
-pub const MIN_SEGMENT_BYTES: u32 = 8 << 10;
+/// Bytes of a log file: twice the least that the engine takes, for then there are fewer files to open.
+pub const MIN_SEGMENT_BYTES: u32 = 16 << 10;
 /// The least bytes of log after which a checkpoint is due.
 pub const MIN_CHECKPOINT_LOG_BYTES: u64 = 16 << 10;
 /// The least pages that the log's limit must be worth.
