@@ -15,6 +15,7 @@ use super::{Crash, Finding, Search, Tally};
 use crate::case::Damage;
 use crate::engine::FailureKind;
 use crate::model::{Allowed, Wrong as Judged};
+use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::{Ended, Run, caught};
@@ -83,7 +84,11 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
     if let Some(mut f) = run_itself(&run) {
         // A disk that lies breaks the rules by itself, and the rest of a short write looks like a write of its own.
         let short = scenario.faults.iter().any(|f| matches!(f.what, Wrong::Short(_)));
-        if !((damaging || short) && f.violation.oracle == Oracle::Order) {
+        let order = (damaging || short) && f.violation.oracle == Oracle::Order;
+        // After a lost write a proper close may have something to recover.
+        let reopen = |i: usize| scenario.ops.get(i) == Some(&Op::Reopen);
+        let unclean = damaging && matches!(run.ended, Ended::Wrong(i, _) if reopen(i));
+        if !(order || unclean) {
             f.violation.text = format!("under `{what}`: {}", f.violation.text);
             out.finding = Some(f);
             return out;
