@@ -177,8 +177,11 @@ fn mercy(scenario: &Scenario<'_>, run: &Run, pending: &[PendingOp]) -> Mercy {
                 let hit = events.iter().enumerate().filter(|(_, e)| is(e)).nth(f.nth.max(1) as usize - 1);
                 match hit {
                     Some((i, e)) if e.site.role.starts_with("wal") => {
+                        // Of a later flush: one flush may take several writes, and proves nothing about itself.
+                        let sync = |e: &IoEvent| e.site.role == "wal" && e.site.act == Act::Sync;
+                        let end = events[i..].iter().position(sync).map_or(events.len(), |n| i + n);
                         let proof = |(at, e): (usize, &IoEvent)| {
-                            at > i
+                            at > end
                                 && e.site.role == "wal"
                                 && e.site.act == Act::Write
                                 && !pending.iter().any(|p| p.event == at)
