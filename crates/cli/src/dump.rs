@@ -2,7 +2,7 @@
 
 use crate::open::{Common, Stop};
 use crate::output::{Failure, Out, Result, bytes, count, hex};
-use crate::rows::{Format, escape, json_text, write_row};
+use hamal_rows::{Format, escape, json_text, write_row};
 use clap::Args;
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Write};

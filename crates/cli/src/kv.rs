@@ -2,7 +2,7 @@
 
 use crate::open::{Common, Stop, exists};
 use crate::output::{Failure, Out, Result, bytes, hex};
-use crate::rows::{escape, json_text};
+use hamal_rows::{escape, json_text};
 use clap::Args;
 use std::fs::File;
 use std::io::{self, Read, Write};

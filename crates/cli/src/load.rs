@@ -5,7 +5,7 @@
 
 use crate::open::{Common, Stop};
 use crate::output::{Failure, Out, Result, count, grouped, progress, rate};
-use crate::rows::{Format, Line, RowReader};
+use hamal_rows::{Format, Line, RowReader};
 use clap::Args;
 use hamal::{Database, ErrorKind, Tree, WriteTxn};
 use indicatif::ProgressBar;
