@@ -1,12 +1,12 @@
 //! Finding pages: by the translation array when they are in memory, else by reading them into a frame that the clock
 //! has found.
 use crate::frame::Frame;
+use crate::guard::Made;
 use crate::patience::Patience;
 use crate::pool::DATA;
 use crate::region::WriteGuard;
 use crate::translate::Entry;
 use crate::versions::version_tag;
-use crate::guard::Made;
 use crate::{ExclusivePage, Need, Pin, Pool, SharedPage, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
@@ -200,7 +200,13 @@ impl Pool {
         loop {
             let guard = self.bind_blank(id)?;
             if !guard.desc().in_flight() {
-                return Ok(ExclusivePage { pool: self, guard, id, fresh: true, made: Some(Made::new(self, id)) });
+                return Ok(ExclusivePage {
+                    pool: self,
+                    guard,
+                    id,
+                    fresh: true,
+                    made: Some(Made::new(self, id)),
+                });
             }
             // The page was freed while it was being written. Whoever makes a page may ask for more while holding it, and
             // wait for the cleaner; the cleaner, to end that write, would wait for the page (BUF-ORDER). So the write is

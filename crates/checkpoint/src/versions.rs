@@ -201,9 +201,9 @@ impl VersionsFile {
                 "the control file speaks of {} pages, the data file has {present}, and the table of page versions is shorter, too",
                 control.data_pages
             );
-            return Err(Error::new(ErrorKind::WrongDatabase, m)
-                .with_file(VERSIONS)
-                .with_help("Files were cut short, or are older copies: restore the whole directory from one backup"));
+            return Err(Error::new(ErrorKind::WrongDatabase, m).with_file(VERSIONS).with_help(
+                "Files were cut short, or are older copies: restore the whole directory from one backup",
+            ));
         }
         let mut table = VersionsFile { file, db: control.db, places: Vec::new(), room, damaged: Vec::new() };
         let in_doubt = table.read(&*source, blocks, control.checkpoint_begin, end, versions)?;

@@ -84,7 +84,7 @@ impl<R: BufRead> RowReader<R> {
     ///
     /// # Errors
     /// Reading fails, or a line is longer than 1 GiB.
-    pub fn next(&mut self) -> io::Result<Option<Line>> {
+    pub fn next_line(&mut self) -> io::Result<Option<Line>> {
         loop {
             if !self.read_line()? {
                 return Ok(None);
@@ -371,7 +371,7 @@ mod tests {
 
     fn read(format: Format, header: bool, input: &[u8]) -> Vec<(u64, Result<Row, String>)> {
         let mut r = RowReader::new(input, format, header);
-        std::iter::from_fn(|| r.next().unwrap()).map(|l| (l.number, l.row)).collect()
+        std::iter::from_fn(|| r.next_line().unwrap()).map(|l| (l.number, l.row)).collect()
     }
     fn row(k: &str, v: &str) -> Result<Row, String> {
         Ok((k.into(), v.into()))
@@ -448,11 +448,11 @@ mod tests {
     fn endless_line_is_an_error() {
         let mut r = RowReader::new(&b"a\t1\naaaaaaaaaaaa"[..], Format::Tsv, false);
         r.longest = 8;
-        assert_eq!(r.next().unwrap().unwrap().row, row("a", "1"));
-        assert!(r.next().unwrap_err().to_string().contains("line 2 is longer than 8 bytes"));
+        assert_eq!(r.next_line().unwrap().unwrap().row, row("a", "1"));
+        assert!(r.next_line().unwrap_err().to_string().contains("line 2 is longer than 8 bytes"));
         let mut r = RowReader::new(&b"a,\"b\nc\nd\ne\nf\ng"[..], Format::Csv, false);
         r.longest = 8;
-        assert!(r.next().unwrap_err().to_string().contains("quoted field"));
+        assert!(r.next_line().unwrap_err().to_string().contains("quoted field"));
     }
 
     #[test]

@@ -87,10 +87,14 @@ fn decoders_agree(file: &[u8]) {
     // The engine refuses more than the harness, which asks only for what it needs; what the engine takes must be the same.
     let slots = file.chunks_exact(SLOT).filter_map(|b| Some((Control::decode(b)?, b)));
     let same = slots.into_iter().find(|(c, _)| {
-        (c.sequence, c.db, c.timeline, c.page_size) == (found.sequence, found.db.0, found.timeline, found.page_size as usize)
+        (c.sequence, c.db, c.timeline, c.page_size)
+            == (found.sequence, found.db.0, found.timeline, found.page_size as usize)
             && (c.begin, c.end) == (found.checkpoint_begin.0, found.checkpoint_end.0)
             && (c.redo, c.keep_from) == (found.redo.0, found.keep_from.0)
-            && c.managers.iter().map(|(id, name)| (*id, name)).eq(found.managers.iter().map(|m| (m.id, &m.name)))
+            && c.managers
+                .iter()
+                .map(|(id, name)| (*id, name))
+                .eq(found.managers.iter().map(|m| (m.id, &m.name)))
     });
     let Some((_, bytes)) = same else { panic!("the engine reads what is in no slot: {found:?}") };
 

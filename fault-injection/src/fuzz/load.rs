@@ -20,7 +20,7 @@ fn read(format: Format, header: bool, text: &[u8]) -> Vec<Row> {
     let mut reader = RowReader::new(text, format, header);
     let (mut rows, mut last) = (Vec::new(), 0);
     loop {
-        match reader.next() {
+        match reader.next_line() {
             Ok(Some(line)) => {
                 assert!(line.number > last, "line {} after {last}", line.number);
                 last = line.number;

@@ -1,7 +1,7 @@
 //! Any bytes as groups of log records behind valid headers, with checksums and seals made right.
+use super::Input;
 use super::fixup::{SECTOR, Space, segment_header, u64_at, varint};
 use super::patient::{Files, Patient, typed, work_with};
-use super::Input;
 use crate::engines::hamal::DATABASE_ID;
 use crate::engines::pages::Pages;
 use crate::oracles::formats::{self, HEADER, Judge};

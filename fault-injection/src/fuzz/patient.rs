@@ -248,8 +248,10 @@ fn read_all(db: &Database) {
     }
 }
 
+type Edit = dyn Fn(&hamal::WriteTxn) -> hamal::Result<()>;
+
 fn change(db: &Database) {
-    let edits: [&dyn Fn(&hamal::WriteTxn) -> hamal::Result<()>; 5] = [
+    let edits: [&Edit; 5] = [
         &|tx| {
             for name in tx.trees()?.iter().take(8) {
                 let tree = tx.tree(name)?;

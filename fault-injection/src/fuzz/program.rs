@@ -46,7 +46,8 @@ pub fn program(data: &[u8]) {
     let allowed = &run.allowed(point).allowed;
     let subject = Subject { engine: &engine, config: &config, workload: None, oracles: Oracles::ALL };
     let done = recover(subject, &image, Box::new(fates), allowed);
-    let wrong = done.violation.clone().or_else(|| afterwards(subject, &image, &done, allowed, &BTree.afterwards()));
+    let wrong =
+        done.violation.clone().or_else(|| afterwards(subject, &image, &done, allowed, &BTree.afterwards()));
     if let Some(wrong) = wrong {
         panic!("{wrong:?}\nafter a crash before change {point}, answers {:?}\n{}", done.asked, told());
     }
