@@ -1,6 +1,8 @@
 //! Many scenarios, on all cores, until a time or a count is reached or something is wrong.
 use crate::case::Case;
 use crate::engine::{Config, Engine};
+use crate::explore::coverage::{Local, listen};
+use crate::oracles::ledger::{Ledger, Matrix};
 use crate::explore::check::{Oracles, Subject};
 use crate::explore::replay::{Scenario, run_itself, search};
 use crate::explore::shrink::{sentence, shrink};
@@ -13,6 +15,7 @@ use crate::sim::{Image, IoFault, Persistence};
 use crate::workload::Workload;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -126,6 +129,10 @@ pub struct Report {
     pub untraceable: u64,
     /// Violations that were silent.
     pub silent: u64,
+    /// Named events.
+    pub ledger: Arc<Ledger>,
+    /// Crash points by place.
+    pub matrix: Matrix,
     /// Everything that is wrong.
     pub found: Vec<Found>,
     /// How long it took.
@@ -143,6 +150,8 @@ impl Report {
         self.detected += o.detected;
         self.untraceable += o.untraceable;
         self.silent += o.silent;
+        self.ledger.merge(&o.ledger);
+        self.matrix.merge(&o.matrix);
         self.found.extend(o.found);
     }
 }
@@ -150,6 +159,9 @@ impl Report {
 /// Runs a campaign. `live` shows how it gets on, and can stop it.
 pub fn campaign(kits: &[Kit], plan: &Plan, live: &Live) -> Report {
     let started = Instant::now();
+    // glibc keeps freed memory from here on, instead of giving it back after each database and paying page faults for the
+    // next: its thresholds follow the largest mapping that was freed.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(31 << 20)));
     let next = AtomicU64::new(0);
     let total = Mutex::new(Report::default());
     std::thread::scope(|scope| {
@@ -163,9 +175,14 @@ pub fn campaign(kits: &[Kit], plan: &Plan, live: &Live) -> Report {
                     starts: HashMap::new(),
                     report: Report::default(),
                 };
+                let local = Arc::new(Local::default());
+                listen(Some(local.clone()));
                 while !worker.over() {
                     worker.scenario(next.fetch_add(1, Relaxed));
                 }
+                listen(None);
+                worker.report.ledger = local.ledger.clone();
+                worker.report.matrix = std::mem::take(&mut *local.matrix.lock());
                 total.lock().add(worker.report);
             });
         }
@@ -208,7 +225,7 @@ impl<'a> Worker<'a> {
         let config = kit.workload.config(seed);
         let ops = kit.workload.operations(seed, length);
         let after = kit.workload.afterwards();
-        let creates = number < kits.len() as u64 || random.one_in(64);
+        let creates = random.one_in(64);
         let start = if creates { None } else { self.start(which, &config, model) };
         let subject =
             Subject { engine: &*kit.engine, config: &config, workload: Some(&*kit.workload), oracles: plan.oracles };
@@ -286,7 +303,8 @@ impl<'a> Worker<'a> {
         if self.plan.faults.is_empty() {
             return None;
         }
-        for fault in faults::plan(&self.plan.faults, &run.disk.events(), 24, seed) {
+        let most = if self.plan.quick { 8 } else { 24 };
+        for fault in faults::plan(&self.plan.faults, &run.disk.events(), most, seed) {
             if self.over() {
                 return None;
             }
@@ -341,6 +359,7 @@ impl<'a> Worker<'a> {
             oracle: Some(violation.oracle),
             ops: small.ops,
             faults: small.faults,
+            damages: Vec::new(),
             crashes: small.finding.crashes.clone(),
         };
         let where_ = sentence(&case, &small.finding);
@@ -381,6 +400,9 @@ pub fn replay(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option
     let after: Vec<Op> = kit.workload.afterwards();
     let scenario =
         Scenario { model: case.model, start: start.as_ref(), ops: &case.ops, faults: &case.faults, after: &after };
+    if !case.damages.is_empty() {
+        return Ok((Tally { cases: 1, ..Tally::default() }, faults::damaged(subject, scenario, &case.damages)));
+    }
     if !case.crashes.is_empty() && case.faults.is_empty() {
         let found = crate::explore::replay::replay(subject, scenario, &case.crashes);
         if found.is_some() || exactly {

@@ -43,8 +43,60 @@ pub struct Case {
     pub ops: Vec<Op>,
     /// Planned errors.
     pub faults: Vec<IoFault>,
+    /// Damage that is done to the files after the scenario. The process has died by then; nothing else is lost.
+    pub damages: Vec<Damage>,
     /// The crash of the scenario, then those of the recoveries. None: all crash points are searched.
     pub crashes: Vec<Crash>,
+}
+
+/// Damage of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Which.
+    pub file: String,
+    /// Where.
+    pub offset: u64,
+    /// How many bytes.
+    pub len: u64,
+    /// They are xored with this; `None`: zeroed.
+    pub xor: Option<u8>,
+}
+
+impl Damage {
+    /// Does it to the bytes of the file, as far as they reach.
+    pub fn apply(&self, bytes: &mut [u8]) {
+        let from = usize::try_from(self.offset).unwrap_or(usize::MAX).min(bytes.len());
+        let len = usize::try_from(self.len).unwrap_or(usize::MAX).min(bytes.len() - from);
+        for b in &mut bytes[from..from + len] {
+            *b = self.xor.map_or(0, |x| *b ^ x);
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Damage { file, offset, len, xor } = self;
+        match xor {
+            Some(x) => write!(f, "damage {file} {offset} {len} xor {x}"),
+            None => write!(f, "damage {file} {offset} {len} zero"),
+        }
+    }
+}
+
+impl FromStr for Damage {
+    type Err = String;
+    fn from_str(line: &str) -> Result<Self, String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let bad = || format!("{line:?}: damage is `damage FILE OFFSET LEN zero` or `.. xor BYTE`");
+        let ["damage", file, offset, len, how @ ..] = &words[..] else { return Err(bad()) };
+        let xor = match how {
+            ["zero"] => None,
+            ["xor", x] => Some(x.parse().map_err(|_| bad())?),
+            _ => return Err(bad()),
+        };
+        let number = |s: &str| s.parse::<u64>().map_err(|_| bad());
+        Ok(Damage { file: file.to_string(), offset: number(offset)?, len: number(len)?, xor })
+    }
 }
 
 const ORACLES: [Oracle; 15] = [
@@ -117,7 +169,7 @@ impl FromStr for Oracle {
 
 /// The roles of files, as [`crate::sim::role`] names them.
 pub(crate) const ROLES: [&str; 8] =
-    ["wal", "wal-spare", "data", "control", "versions", "lock", "dir", "other"];
+    ["wal", "wal-spare", "data", "control", "versions", "root", "lock", "other"];
 
 pub(crate) fn role_named(s: &str) -> Result<&'static str, String> {
     ROLES.into_iter().find(|r| *r == s).ok_or_else(|| format!("{s:?} is no role of a file"))
@@ -314,6 +366,9 @@ impl fmt::Display for Case {
         for fault in &self.faults {
             writeln!(f, "{fault}")?;
         }
+        for damage in &self.damages {
+            writeln!(f, "{damage}")?;
+        }
         for crash in &self.crashes {
             writeln!(f, "{crash}")?;
         }
@@ -335,6 +390,7 @@ impl FromStr for Case {
             oracle: None,
             ops: Vec::new(),
             faults: Vec::new(),
+            damages: Vec::new(),
             crashes: Vec::new(),
         };
         let mut headed = false;
@@ -354,12 +410,16 @@ impl FromStr for Case {
                 _ if !headed => Err("the file does not begin with `case 1 ..`".to_string()),
                 "config" => case.set_up(&words[1..]),
                 "mutant" => words.get(1).map(|m| case.mutant = Some(m.to_string())).ok_or("which?".into()),
-                "oracle" if words.get(1) == Some(&"none") => Ok(case.oracle = None),
+                "oracle" if words.get(1) == Some(&"none") => {
+                    case.oracle = None;
+                    Ok(())
+                }
                 "oracle" => words.get(1).ok_or("which?".to_string()).and_then(|o| {
                     case.oracle = Some(o.parse()?);
                     Ok(())
                 }),
                 "fault" => line.parse().map(|f| case.faults.push(f)),
+                "damage" => line.parse().map(|d| case.damages.push(d)),
                 "crash" => line.parse().map(|c| case.crashes.push(c)),
                 _ => line.parse().map(|op| case.ops.push(op)),
             };
@@ -419,7 +479,7 @@ impl Case {
     pub fn decisions(&self) -> usize {
         let exceptions: usize =
             self.crashes.iter().map(|c| answers(&c.answers).split_whitespace().count()).sum();
-        self.crashes.len() + exceptions + self.faults.len()
+        self.crashes.len() + exceptions + self.faults.len() + self.damages.len()
     }
 }
 
@@ -439,12 +499,14 @@ mod tests {
             commit 1\n\
             fault wal write 3 once short:100\n\
             fault any sync 1 forever eio\n\
+            damage wal/0000000000001000 6624 1 xor 128\n\
+            damage data 0 512 zero\n\
             crash wal sync 2 keep 3.8-9=0 3.11=2 4.len=1 name.7=0\n\
             crash at end 0 lose\n";
         let case: Case = text.parse().unwrap();
         assert_eq!(case.to_string(), text);
         assert_eq!(case.crashes[0].answers.len(), 5);
-        assert_eq!(case.decisions(), 2 + 4 + 2);
+        assert_eq!(case.decisions(), 2 + 4 + 2 + 2);
         for bad in ["", "begin 1", "case 2", "case 1 engine", "case 1\ncrash wal", "case 1\nput 1"] {
             assert!(bad.parse::<Case>().is_err(), "{bad}");
         }

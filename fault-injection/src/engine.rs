@@ -124,8 +124,9 @@ pub trait Engine: Send + Sync {
     fn stranger(&self) -> Option<Box<dyn Engine>> {
         None
     }
-    /// A second, independent recovery of the same files that changes nothing. None by default.
-    fn reference(&self, disk: &SimDisk, config: &Config) -> Option<Result<Contents, Failure>> {
+    /// A second, independent recovery of the same files that changes nothing: what it finds, and its verdict on the end of the
+    /// log (as [`Opened::verdict`]). None by default.
+    fn reference(&self, disk: &SimDisk, config: &Config) -> Option<Result<(Contents, String), Failure>> {
         let _ = (disk, config);
         None
     }

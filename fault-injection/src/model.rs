@@ -19,6 +19,19 @@ impl Contents {
         self.trees.values().map(BTreeMap::len).sum()
     }
 
+    /// Rows and trees in which they differ.
+    fn distance(&self, other: &Contents) -> usize {
+        let none = Rows::new();
+        let trees: std::collections::BTreeSet<_> = self.trees.keys().chain(other.trees.keys()).collect();
+        let rows = |t: &TreeNo| {
+            let (a, b) = (self.trees.get(t).unwrap_or(&none), other.trees.get(t).unwrap_or(&none));
+            let missing = a.iter().filter(|(k, v)| b.get(*k) != Some(v)).count();
+            missing + b.keys().filter(|k| !a.contains_key(*k)).count()
+        };
+        let gone = |t: &TreeNo| usize::from(self.trees.contains_key(t) != other.trees.contains_key(t));
+        trees.into_iter().map(|t| gone(t) + rows(t)).sum()
+    }
+
     /// Says in a sentence how `found` differs from this.
     pub fn difference(&self, found: &Contents) -> Option<String> {
         for (tree, rows) in &self.trees {
@@ -120,9 +133,12 @@ impl Allowed {
                 format!("{} commits were acknowledged as durable, only {i} are there", self.low),
             ));
         }
-        let nearest = &self.states[self.low];
-        let what = nearest.difference(found).unwrap_or_default();
-        Err((Wrong::Torn, format!("measured by the {} acknowledged commits: {what}", self.low)))
+        // The sentence is about the state that is nearest.
+        let far = |i: &usize| self.states[*i].distance(found);
+        let nearest = (self.low..=self.high).min_by_key(far).unwrap_or(self.low);
+        let what = self.states[nearest].difference(found).unwrap_or_default();
+        let whose = if nearest == self.low { "acknowledged commits" } else { "commits that may be there" };
+        Err((Wrong::Torn, format!("measured by the {nearest} {whose}: {what}")))
     }
     /// A prefix of the commits, however short: what a device that lied about a sync may leave.
     #[must_use]

@@ -1,5 +1,6 @@
 //! Runs a scenario once and remembers what was promised when.
 use crate::engine::{Applied, Config, Engine, Failure, FailureKind, Session};
+use crate::explore::coverage::Kinds;
 use crate::model::{Allowed, Model};
 use crate::op::{Ack, Op, Txn};
 use crate::sim::{Image, SimDisk};
@@ -38,6 +39,8 @@ pub struct Run {
     pub disk: SimDisk,
     /// Ascending by event.
     pub marks: Vec<Mark>,
+    /// The kind of the record that the engine had appended last, at each change.
+    pub kinds: Kinds,
     /// How it ended.
     pub ended: Ended,
     /// Operations that were refused.
@@ -198,9 +201,8 @@ pub fn run(
         Some(image) => SimDisk::boot(image, Box::new(Newest)),
         None => SimDisk::new(model),
     };
-    if let Some(watch) = engine.watch(config) {
-        disk.set_watch(watch);
-    }
+    let kinds = Kinds::default();
+    disk.set_watch(kinds.watch(engine.watch(config)));
     prepare(&disk);
     let mut player = Player::new(&disk, Model::default());
     player.mark(None);
@@ -226,5 +228,5 @@ pub fn run(
         }
     };
     let Player { marks, refused, no_space, .. } = player;
-    Run { disk, marks, ended, refused, no_space }
+    Run { disk, marks, kinds, ended, refused, no_space }
 }

@@ -158,8 +158,8 @@ pub struct Patient<'a> {
     allowed: Allowed,
     /// What is right if the last write to the log is gone; only if the database was not closed.
     without_last: Option<Allowed>,
-    /// The last write to the log: file and bytes.
-    last: Option<(String, std::ops::Range<u64>)>,
+    /// The last flush of the log: files and bytes.
+    last: Vec<(String, std::ops::Range<u64>)>,
     /// The same database at earlier moments.
     older: Vec<Image>,
     /// Another database of the same shape.
@@ -192,13 +192,17 @@ impl<'a> Patient<'a> {
         }
         let points = run.disk.points();
         let events = run.disk.events();
-        let (mut last, mut without_last) = (None, None);
+        let (mut last, mut without_last) = (Vec::new(), None);
         if !closed {
-            let write = |e: &&crate::sim::IoEvent| e.site.role == "wal" && e.site.act == Act::Write;
-            if let Some((i, e)) = events.iter().enumerate().rfind(|(_, e)| write(e)) {
-                last = Some((e.name.to_string(), e.range.clone()));
-                let low = run.allowed(i).allowed.clone();
-                without_last = Some(low);
+            // Everything written to the log since the last sync but one. Without it the disk is what a crash before that flush
+            // could have left: nothing on it can tell the two apart.
+            let is = |act| move |(_, e): &(usize, &crate::sim::IoEvent)| e.site.role == "wal" && e.site.act == act;
+            let end = events.iter().enumerate().rfind(is(Act::Write)).map_or(0, |(i, _)| i);
+            let from = events[..end].iter().enumerate().rfind(is(Act::Sync)).map_or(0, |(i, _)| i);
+            let writes = events[from..].iter().enumerate().filter(is(Act::Write));
+            for (i, e) in writes {
+                without_last.get_or_insert_with(|| run.allowed(from + i).allowed.clone());
+                last.push((e.name.to_string(), e.range.clone()));
             }
         }
         // Moments: just after each sync of the data file and of the control file.
@@ -303,7 +307,7 @@ impl<'a> Patient<'a> {
     }
 
     fn is_tail(&self, name: &str, bytes: std::ops::Range<u64>) -> bool {
-        self.last.as_ref().is_some_and(|(n, r)| n == name && r.start < bytes.end && bytes.start < r.end)
+        self.last.iter().any(|(n, r)| n == name && r.start < bytes.end && bytes.start < r.end)
     }
 
     /// Tries every damage of a kind; of the bytes and of what is numerous, every `stride`-th. `cases` counts along; `stop`

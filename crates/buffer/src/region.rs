@@ -1,25 +1,32 @@
 //! The memory of the frames, and the only way to its bytes.
 //!
-//! All frames lie in one anonymous mapping: made once, advised to use huge pages, never moved and never unmapped while
-//! the pool lives, so that a pointer to a frame stays a pointer to memory whatever the frame holds. Beside each frame
+//! All frames lie in one anonymous mapping (a few frames: in one heap allocation, which costs no system call): made once,
+//! advised to use huge pages, never moved and never unmapped while the pool lives, so that a pointer to a frame stays a
+//! pointer to memory whatever the frame holds. Beside each frame
 //! stand its latch and a descriptor `D`. The bytes of a frame are reached through a guard that holds the latch: a
 //! [`ReadGuard`] gives `&[u8]`, a [`WriteGuard`] gives `&mut [u8]` as well. This file is the only one of the crate with
 //! `unsafe` code, and what it exports is safe to use in any way.
 //!
 //! Invariants:
-//! * `BUF-MEM-1`: `base .. base + frames * page_size` is one live, readable and writable mapping from the construction
+//! * `BUF-MEM-1`: `base .. base + frames * page_size` is one live, readable and writable mapping or allocation from the construction
 //!   of the region to its drop, initialised (zeroes) from the start, and no two frames overlap.
 //! * `BUF-MEM-2`: a shared reference to a frame's bytes exists only while its latch is held shared or exclusively by
 //!   the guard it is borrowed from, a mutable one only while the latch is held exclusively by that guard.
 #![allow(unsafe_code)]
 
 use hamal_latch::Latch;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
 /// Regions at least this large are aligned to it, the size of a huge page on the common machines.
 const HUGE: usize = 2 << 20;
+
+/// Regions up to this size come from the heap.
+const SMALL: usize = 128 << 10;
+/// Alignment of the frames: enough for direct I/O.
+const ALIGN: usize = 4096;
 
 /// A latch and a descriptor, on cache lines of their own.
 #[repr(align(64))]
@@ -28,10 +35,29 @@ struct Slot<D> {
     desc: D,
 }
 
+/// Where the memory is from, for giving it back.
+enum Memory {
+    Map(NonNull<libc::c_void>, usize),
+    Heap(NonNull<u8>, Layout),
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        match *self {
+            // SAFETY: mapped in `Region::new` with this address and length; every guard borrows the region, so none is
+            // left.
+            Memory::Map(at, len) => unsafe {
+                libc::munmap(at.as_ptr(), len);
+            },
+            // SAFETY: allocated in `Region::new` with this layout; no guard is left, as above.
+            Memory::Heap(at, layout) => unsafe { dealloc(at.as_ptr(), layout) },
+        }
+    }
+}
+
 /// The frames of a pool: memory, latches, descriptors.
 pub(crate) struct Region<D> {
-    map: NonNull<libc::c_void>,
-    map_len: usize,
+    _memory: Memory,
     base: NonNull<u8>,
     page_size: usize,
     slots: Box<[Slot<D>]>,
@@ -54,6 +80,19 @@ impl<D> Region<D> {
             .checked_mul(page_size)
             .filter(|l| *l < isize::MAX as usize - HUGE)
             .ok_or_else(too_large)?;
+        let (memory, base) = if len <= SMALL { Self::allocate(len)? } else { Self::map(len)? };
+        let slots = (0..frames).map(|_| Slot { latch: Latch::new(), desc: make() }).collect();
+        Ok(Region { _memory: memory, base, page_size, slots })
+    }
+
+    fn allocate(len: usize) -> io::Result<(Memory, NonNull<u8>)> {
+        let layout = Layout::from_size_align(len, ALIGN).map_err(io::Error::other)?;
+        // SAFETY: the length is not zero: there is at least one frame, of at least one byte.
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok((Memory::Heap(base, layout), base))
+    }
+
+    fn map(len: usize) -> io::Result<(Memory, NonNull<u8>)> {
         let slack = if len >= HUGE { HUGE } else { 0 };
         let map_len = len + slack;
         // SAFETY: an anonymous private mapping at an address of the system's choice touches no existing memory.
@@ -70,7 +109,7 @@ impl<D> Region<D> {
         if raw == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let map = NonNull::new(raw).ok_or_else(too_large)?;
+        let map = NonNull::new(raw).ok_or(io::ErrorKind::OutOfMemory)?;
         let skip = if slack == 0 { 0 } else { raw.cast::<u8>().align_offset(HUGE).min(slack) };
         // SAFETY: `skip <= slack`, so `skip + len <= map_len`: the result lies in the mapping with `len` bytes after it.
         let base = unsafe { map.cast::<u8>().add(skip) };
@@ -80,8 +119,7 @@ impl<D> Region<D> {
             // SAFETY: the range lies in the mapping made above.
             let _ = unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
         }
-        let slots = (0..frames).map(|_| Slot { latch: Latch::new(), desc: make() }).collect();
-        Ok(Region { map, map_len, base, page_size, slots })
+        Ok((Memory::Map(map, map_len), base))
     }
 
     /// How many frames there are.
@@ -140,15 +178,6 @@ impl<D> Region<D> {
         debug_assert!((frame as usize) < self.slots.len());
         // SAFETY: guards are made only for frames that index `slots`, so the offset is inside the mapping (BUF-MEM-1).
         unsafe { self.base.as_ptr().add(frame as usize * self.page_size) }
-    }
-}
-
-impl<D> Drop for Region<D> {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this address and length; every guard borrows the region, so none is left.
-        unsafe {
-            libc::munmap(self.map.as_ptr(), self.map_len);
-        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! One atomic word per page of the data file, in chunks that are allocated when a page of theirs is first read. Zero
 //! means "not in memory"; else the word is the frame's number plus one, with the top bit set while the page is being
 //! read. A look-up is a few loads, of which only the last is likely to miss the processor's cache, and no hashing. The
-//! chunks of the first pages are small and double in size, and the directory of all others is made with the first of
-//! them: a small database has a small array, and making and dropping it costs nothing to speak of. The word is a hint with one promise (`BUF-XLAT`): *at most one
+//! chunks of the first pages are small, and the directory of all others is made with the first of them: a small database
+//! has a small array, and making and dropping it costs nothing to speak of. The word is a hint with one promise (`BUF-XLAT`): *at most one
 //! frame is bound to a page id at a time, and a frame bound to a page is named by that page's word*. It becomes non-zero
 //! only by the compare-and-swap in [`Translation::claim`], and zero only by the holder of the frame's exclusive latch.
 //! Whoever follows it latches the frame and then checks the frame's own page id.
@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const CHUNK_BITS: u32 = 16;
 const CHUNKS: usize = 1 << 16;
-/// The first of the small chunks has so many words (as a power of two); each later one has as many as all before it.
-const FIRST_BITS: u32 = 6;
-const SMALL: usize = (CHUNK_BITS - FIRST_BITS) as usize + 1;
+/// Chunks of the first `1 << CHUNK_BITS` pages: as many words as a page of memory has.
+const SMALL_BITS: u32 = 9;
+const SMALL: usize = 1 << (CHUNK_BITS - SMALL_BITS);
 const LOADING: u64 = 1 << 63;
 
 /// Words of neighbouring pages.
@@ -25,6 +25,10 @@ type Chunk = OnceLock<Box<[AtomicU64]>>;
 
 fn words(n: usize) -> Box<[AtomicU64]> {
     (0..n).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn chunks(n: usize) -> Box<[Chunk]> {
+    (0..n).map(|_| OnceLock::new()).collect()
 }
 
 /// What the array says about a page.
@@ -41,35 +45,23 @@ pub(crate) enum Entry {
 /// The array.
 pub(crate) struct Translation {
     /// Of the first `1 << CHUNK_BITS` pages.
-    small: [Chunk; SMALL],
+    small: Box<[Chunk]>,
     /// Of all others; the first chunk stays empty.
     large: OnceLock<Box<[Chunk]>>,
 }
 
 impl Translation {
     pub(crate) fn new() -> Self {
-        Translation { small: Default::default(), large: OnceLock::new() }
+        Translation { small: chunks(SMALL), large: OnceLock::new() }
     }
 
     /// Page ids that the array has room for.
     pub(crate) const PAGES: u64 = (CHUNKS as u64) << CHUNK_BITS;
 
-    /// Which of the small chunks holds the word of a page below `1 << CHUNK_BITS`, where in it, and how long the chunk is.
-    fn place(id: u64) -> (usize, usize, usize) {
-        let n = (u64::BITS - (id >> FIRST_BITS).leading_zeros()) as usize;
-        match n {
-            0 => (0, id as usize, 1 << FIRST_BITS),
-            n => {
-                let len = 1usize << (FIRST_BITS as usize + n - 1);
-                (n, id as usize - len, len)
-            }
-        }
-    }
-
     fn word(&self, id: PageId) -> Option<&AtomicU64> {
         if id.0 >> CHUNK_BITS == 0 {
-            let (chunk, at, _) = Self::place(id.0);
-            return self.small[chunk].get().map(|c| &c[at]);
+            let (chunk, at) = (id.0 >> SMALL_BITS, id.0 & ((1 << SMALL_BITS) - 1));
+            return self.small[chunk as usize].get().map(|c| &c[at as usize]);
         }
         let chunk = usize::try_from(id.0 >> CHUNK_BITS).ok()?;
         self.large.get()?.get(chunk)?.get().map(|c| &c[(id.0 & ((1 << CHUNK_BITS) - 1)) as usize])
@@ -106,10 +98,9 @@ impl Translation {
             return Err(Error::new(ErrorKind::Limit, m).with_page(id));
         }
         if id.0 >> CHUNK_BITS == 0 {
-            let (chunk, _, len) = Self::place(id.0);
-            self.small[chunk].get_or_init(|| words(len));
+            self.small[(id.0 >> SMALL_BITS) as usize].get_or_init(|| words(1 << SMALL_BITS));
         } else {
-            let large = self.large.get_or_init(|| (0..CHUNKS).map(|_| OnceLock::new()).collect());
+            let large = self.large.get_or_init(|| chunks(CHUNKS));
             large[(id.0 >> CHUNK_BITS) as usize].get_or_init(|| words(1 << CHUNK_BITS));
         }
         Ok(())
@@ -149,7 +140,7 @@ mod tests {
     #[test]
     fn one_frame_per_page() {
         let t = Translation::new();
-        for id in [0, 1, 63, 64, 127, 128, 32_767, 32_768, 65_535, 65_536, 131_071, 1 << 31] {
+        for id in [0, 1, 511, 512, 1023, 1024, 65_535, 65_536, 131_071, 1 << 31] {
             let id = PageId(id);
             assert_eq!(t.get(id), Entry::Absent);
             assert!(t.claim(id, 7).unwrap());

@@ -236,7 +236,7 @@ impl VersionsFile {
         versions: &PageVersions,
     ) -> Result<Vec<(u64, Place)>> {
         let mut in_doubt = Vec::new();
-        let mut buf = AlignedBuf::new(CHUNK);
+        let mut buf = AlignedBuf::new(CHUNK.min(blocks.max(1) as usize * 2 * BLOCK));
         for block in 0..blocks {
             let within = (block * 2 * BLOCK as u64) % CHUNK as u64;
             if within == 0 {
@@ -336,7 +336,9 @@ impl VersionsFile {
         for (i, place) in places.iter_mut().enumerate() {
             // The flag before the tags (VER-2).
             let changed = versions.take_changed(i as u64);
-            if !changed && !place.due {
+            // The first block bears the moment of every checkpoint: an older control file put back beside an older log is
+            // known by it, whatever pages were written (VER-6).
+            if !changed && !place.due && i != 0 {
                 continue;
             }
             *place = Place { copy: 1 - place.copy, moment, due: false };

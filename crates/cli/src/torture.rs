@@ -8,6 +8,7 @@ use hamal_fault_injection::case::Case;
 use hamal_fault_injection::explore::check::Oracles;
 use hamal_fault_injection::explore::faults;
 use hamal_fault_injection::kits::kits;
+use hamal_fault_injection::oracles::ledger::Matrix;
 use hamal_fault_injection::sim::Persistence;
 use hamal_fault_injection::sweep;
 use serde_json::json;
@@ -67,6 +68,9 @@ pub(crate) struct Torture {
     /// Where the files of violations go
     #[arg(long, default_value = ".", value_name = "DIR")]
     out: PathBuf,
+    /// Print which events of recovery and which places of crashes were met, and fail if one that must occur was not
+    #[arg(long)]
+    coverage: bool,
     /// Go on after a violation
     #[arg(long)]
     keep_going: bool,
@@ -169,7 +173,6 @@ pub(crate) fn torture(c: &Torture, common: &Common, out: &mut Out) -> Result<()>
         for (found, file) in report.found.iter().zip(&files) {
             out.json(&violation_json(found, file))?;
         }
-        out.json(&summary(&report, &plan))?;
     } else {
         text(&report, &plan, out)?;
         for (found, file) in report.found.iter().zip(&files) {
@@ -179,7 +182,12 @@ pub(crate) fn torture(c: &Torture, common: &Common, out: &mut Out) -> Result<()>
             out.line(format!("again: hamal torture --replay {}", file.display()))?;
         }
     }
+    let holes = if c.coverage { coverage(&report, common, out)? } else { 0 };
+    if common.json {
+        out.json(&summary(&report, &plan, holes))?;
+    }
     match report.found.len() {
+        0 if holes > 0 => Err(Failure::Check(format!("{} must occur and did not", count(holes as u64, "thing")))),
         0 => Ok(()),
         n => Err(Failure::Check(count(n as u64, "violation"))),
     }
@@ -247,7 +255,7 @@ fn per_second(report: &Report) -> f64 {
     report.tally.cases as f64 / report.seconds.max(1e-9)
 }
 
-fn summary(report: &Report, plan: &Plan) -> serde_json::Value {
+fn summary(report: &Report, plan: &Plan, holes: usize) -> serde_json::Value {
     let t = &report.tally;
     json!({
         "seed": plan.seed,
@@ -261,6 +269,7 @@ fn summary(report: &Report, plan: &Plan) -> serde_json::Value {
         "scenarios": report.scenarios,
         "operations": report.operations,
         "crash_points": t.points,
+        "crash_points_left": t.points_left,
         "crash_points_in_recovery": t.nested_points,
         "equal_images": t.equal,
         "alike_images": t.alike,
@@ -268,6 +277,7 @@ fn summary(report: &Report, plan: &Plan) -> serde_json::Value {
         "detected": report.detected,
         "untraceable": report.untraceable,
         "run_twice": report.twice,
+        "coverage_holes": holes,
         "violations": report.found.len(),
         "silent": report.silent,
         "max_depth": t.max_depth(),
@@ -372,6 +382,33 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
         out.line(format!("{} opened in {seconds:.1} s; violations: {wrong}, silent: {silent}", count(total, "damaged database")))?;
     }
     if wrong == 0 { Ok(()) } else { Err(Failure::Check(count(wrong as u64, "violation"))) }
+}
+
+/// `--coverage`: the ledger and the matrix. Returns how many zeros are in them that must not be.
+fn coverage(report: &Report, common: &Common, out: &mut Out) -> Result<usize> {
+    let cells = report.matrix.zeros(&Matrix::expected(2));
+    let zeros = report.ledger.zeros();
+    if common.json {
+        let events: serde_json::Map<String, serde_json::Value> =
+            report.ledger.counts().into_iter().map(|(n, c)| (n.to_string(), c.into())).collect();
+        let matrix: serde_json::Value = serde_json::from_str(&report.matrix.to_json()).unwrap_or_default();
+        let missing: Vec<String> =
+            zeros.iter().map(ToString::to_string).chain(cells.iter().map(ToString::to_string)).collect();
+        out.json(&json!({ "events": events, "crash_points": matrix, "missing": missing }))?;
+    } else {
+        out.line("\nevents of recovery, and of what leads to it:")?;
+        for (name, n) in report.ledger.counts() {
+            out.line(format!("{:>14}  {name}", grouped(n)))?;
+        }
+        out.line(format!("\ncrash points:\n{}", report.matrix.to_table()))?;
+        for name in &zeros {
+            out.line(format!("MISSING: {name}"))?;
+        }
+        for cell in &cells {
+            out.line(format!("MISSING: a crash at {cell}"))?;
+        }
+    }
+    Ok(zeros.len() + cells.len())
 }
 
 /// `--replay`.

@@ -13,7 +13,9 @@ use hamal_checkpoint::{
 };
 use hamal_disk::{DiskFile, DiskLock, OpenMode, OverlayDisk};
 use hamal_error::Poison;
-use hamal_log::{Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments};
+use hamal_log::{
+    Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments,
+};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{DbId, Lsn, PageId, RmId};
 use hamal_recovery::{ProgressFn, RestartContext, restart};
@@ -478,7 +480,8 @@ fn wire(
     let find_end_seconds = started.elapsed().as_secs_f64();
 
     let poison = Arc::new(Poison::new());
-    let log = Arc::new(Log::open(disk.clone(), log_options, identity, &end, poison, trace.clone())?);
+    let log = Log::open_read(disk.clone(), log_options, identity, &end, &reader, poison, trace.clone())?;
+    let log = Arc::new(log);
     let data = open_data(&disk, options, false)?;
     // A clean end leaves the device in charge of the data file; after any other, what cannot be read past the cache is
     // made true by recovery, which treats every page that the log names as dirty.

@@ -183,8 +183,9 @@ impl Files {
         if front[0] == 0 {
             let mut place = format::seal_at(lsn, SECTOR);
             while place < lsn + format::MAX_PAD {
+                // Of this group: if its own seal is damaged, that of the next would hide a whole group (LOG-3).
                 if let Some(seal) = self.seal(place, limit)? {
-                    return Ok(Found::Seal(seal));
+                    return Ok(if seal.start <= lsn { Found::Seal(seal) } else { Found::Nothing });
                 }
                 place += SECTOR;
             }

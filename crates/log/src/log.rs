@@ -8,7 +8,7 @@ use crate::segment::{self, Segment};
 use crate::slots::Slots;
 use crate::space::Credit;
 use crate::ticket::Flusher;
-use crate::{LogEnd, LogIdentity, LogOptions, Record, RecordSpec, TxnRef, codec};
+use crate::{LogEnd, LogIdentity, LogOptions, LogReader, Record, RecordSpec, TxnRef, codec};
 use crossbeam_utils::CachePadded;
 use hamal_disk::{Disk, OpenMode};
 use hamal_error::{Error, ErrorKind, Poison, Result};
@@ -129,9 +129,7 @@ fn validate(o: &LogOptions) -> Result<()> {
         return bad("the log's ring must be a power of two from 16 KiB to 1 TiB");
     }
     if o.max_record < 64 || o.max_record > codec::LONGEST_RECORD || o.max_record > o.ring_bytes / 2 {
-        return bad(
-            "the longest log record must have 64 bytes to 16 MiB and fit twice into the ring",
-        );
+        return bad("the longest log record must have 64 bytes to 16 MiB and fit twice into the ring");
     }
     Ok(())
 }
@@ -229,9 +227,40 @@ impl Log {
         poison: Arc<Poison>,
         trace: Trace,
     ) -> Result<Log> {
-        validate(&options)?;
+        let segments = segment::open_chain(&*disk, identity, end.oldest.0, write_mode(&options))?;
+        Self::open_segments(disk, options, identity, segments, end, poison, trace)
+    }
+
+    /// [`Log::open`] after `reader`, the reader that found the end, has opened and checked the segments: that is not
+    /// done again.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_read(
+        disk: Arc<dyn Disk>,
+        options: LogOptions,
+        identity: LogIdentity,
+        end: &LogEnd,
+        reader: &LogReader,
+        poison: Arc<Poison>,
+        trace: Trace,
+    ) -> Result<Log> {
         let mode = write_mode(&options);
-        let segments = segment::open_chain(&*disk, identity, end.oldest.0, mode)?;
+        let again = |s: &Arc<Segment>| s.reopen(&*disk, mode).map(Arc::new);
+        let segments = reader.segments().iter().map(again).collect::<Result<_>>()?;
+        Self::open_segments(disk, options, identity, segments, end, poison, trace)
+    }
+
+    fn open_segments(
+        disk: Arc<dyn Disk>,
+        options: LogOptions,
+        identity: LogIdentity,
+        segments: Vec<Arc<Segment>>,
+        end: &LogEnd,
+        poison: Arc<Poison>,
+        trace: Trace,
+    ) -> Result<Log> {
+        validate(&options)?;
         let newest = segments.last().map_or(0, |s| s.first);
         if !end.end.0.is_multiple_of(SECTOR) || end.end < end.oldest || end.end.0 >= newest {
             return Err(Error::new(ErrorKind::LogCorrupt, "the log's end does not lie in its segments")
@@ -502,9 +531,7 @@ impl Log {
         }
         // Durable before a free file gets a new header: a segment's name never stands for a file with
         // another's header.
-        if !mutants::is(Mutant::ReleaseWithoutDirSync) {
-            self.disk.sync_dir(segment::DIR).map_err(|e| io(e, segment::DIR))?;
-        }
+        self.disk.sync_dir(segment::DIR).map_err(|e| io(e, segment::DIR))?;
         grow.free.append(&mut freed);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Reading records forward from any record boundary.
 use crate::files::{Files, Found};
 use crate::format::{SEAL_LEN, Seeds};
-use crate::segment;
+use crate::segment::{self, Segment};
 use crate::{LogEnd, LogIdentity, Record};
 use hamal_disk::{Disk, OpenMode};
 use hamal_error::Result;
@@ -50,6 +50,9 @@ impl LogReader {
     }
     pub(crate) fn over(files: Files, end: Lsn) -> LogReader {
         LogReader { files, end: end.0 }
+    }
+    pub(crate) fn segments(&self) -> &[Arc<Segment>] {
+        &self.files.segments
     }
     /// Whether all that is read comes past the operating system's cache.
     pub fn bypasses_cache(&self) -> bool {

@@ -47,6 +47,18 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// Opens the segment once more; its header was checked the first time.
+    pub(crate) fn reopen(&self, disk: &dyn Disk, mode: OpenMode) -> Result<Segment> {
+        let name = self.name.clone();
+        let file = disk.open(&name, mode).map_err(|e| {
+            let error = match e.kind() {
+                std::io::ErrorKind::NotFound => Error::new(ErrorKind::LogCorrupt, "a log segment is missing"),
+                _ => Error::io("opening a log segment", e),
+            };
+            error.with_file(name.clone()).with_lsn(Lsn(self.first))
+        })?;
+        Ok(Segment { first: self.first, capacity: self.capacity, seal_before: self.seal_before, name, file })
+    }
     /// The first LSN of the next segment.
     pub(crate) fn end(&self) -> u64 {
         self.first + self.capacity

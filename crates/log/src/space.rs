@@ -147,7 +147,7 @@ impl Log {
     /// Bytes kept free beyond all promises. Padding and seals use them up; the next admission, or the leader,
     /// allocates.
     fn slack(&self) -> u64 {
-        ((64 << 10) + self.options.max_record as u64).min(self.options.segment_bytes)
+        ((64 << 10) + self.options.max_record as u64).min(2 * self.options.segment_bytes)
     }
 
     fn space_fits(&self, extra: u64) -> bool {

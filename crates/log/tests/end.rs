@@ -76,6 +76,33 @@ fn damage_of_every_seal_byte() {
     }
 }
 
+/// A reader that starts below the place from where the end was sought: a damaged seal there must not hide the group behind
+/// it (once the next group's seal was taken for it).
+#[test]
+fn a_damaged_seal_does_not_hide_the_next_group() {
+    let (d, o, g) = groups(4);
+    let sound = end(&d, &o).unwrap();
+    for i in 0..3 {
+        for lsn in g[i + 1][0].lsn.0 - 48..g[i + 1][0].lsn.0 {
+            let d = copy(&d);
+            flip(&d, &o, Lsn(lsn));
+            let mut r = LogReader::open(&dynamic(&d), ID, &sound).unwrap();
+            let (mut at, mut seen) = (g[0][0].lsn, 0);
+            let read = loop {
+                match r.read(at) {
+                    Ok(Some(record)) => (at, seen) = (record.end, seen + 1),
+                    other => break other,
+                }
+            };
+            // A zero that was a zero before the seal is padding; every byte of the seal matters.
+            match read {
+                Err(e) => assert_eq!((e.kind(), seen), (ErrorKind::LogCorrupt, 3 * (i + 1))),
+                Ok(end) => assert_eq!((end.is_none(), seen), (true, 12), "LSN {lsn}: records were passed over"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_missing_or_cut_segment_is_corruption() {
     let d = disk();

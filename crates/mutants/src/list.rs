@@ -77,8 +77,8 @@ mutants! {
     7 RedoAppliesEqual "redo-applies-equal"
         breaks "REC-3" in ["recovery/src/redo.rs"] needs [Crash]
         "Redo applies a record to a page whose pageLSN is the record's own LSN.";
-        "insert, commit, flush, crash before the next checkpoint with the page whole on disk: the insert is \
-         done twice"
+        "only with images off (a page that was written has an image in reach otherwise): insert, commit, \
+         flush, crash before the next checkpoint: the insert is done twice"
     8 RedoKeepsPageLsn "redo-keeps-page-lsn"
         breaks "BUF-ONE-APPLY, REC-3" in ["buffer/src/redo.rs"] needs [Crash]
         "Redo changes a page and leaves its pageLSN.";
@@ -223,340 +223,337 @@ mutants! {
         "A segment's header is not compared with its name, its database and its timeline.";
         "an old segment file, or one of another database, in the place of the right one: the error is gone \
          or another one"
-    40 ReleaseWithoutDirSync "release-without-dir-sync"
-        breaks "LOG-8" in ["log/src/log.rs"] needs [Crash]
-        "A released segment is used again before its renaming is durable.";
-        "release a segment, make one out of it, crash: the old name stands for a file with another header"
-    41 SealWithoutRoom "seal-without-room"
+    40 SealWithoutRoom "seal-without-room"
         breaks "LOG-6, T15" in ["log/src/space.rs"] needs [NoSpace]
         "A seal's space is not made sure of, so that the log may enter the last segment there is.";
         "hard: a full device, and more than a hundred groups of transactions that began before it was full"
-    42 TimestampIsStart "timestamp-is-start"
+    41 TimestampIsStart "timestamp-is-start"
         breaks "TXN-COMMIT, T23" in ["txn/src/commit.rs"] needs [Crash]
         "A commit's timestamp is the start of its record: the record itself need not be durable.";
         "T1 changes a row, T2 commits durably (which flushes T1's change), T1 commits durably, crash at \
          once"
-    43 TicketReadyEarly "ticket-ready-early"
+    42 TicketReadyEarly "ticket-ready-early"
         breaks "LOG-1, T21" in ["log/src/ticket.rs"] needs [Crash]
         "A ticket says that its commit is durable as soon as it is in the log's memory.";
         "asynchronous commit, ask the ticket, crash"
-    44 ReadCommitDoesNotWait "read-commit-does-not-wait"
+    43 ReadCommitDoesNotWait "read-commit-does-not-wait"
         breaks "TXN-SNAP, T21" in ["txn/src/commit.rs"] needs [Crash]
         "A transaction that wrote nothing does not wait for what it has read.";
         "asynchronous commit, then a write transaction that reads the row and commits durably, crash"
-    45 EngineGoesOn "engine-goes-on"
+    44 EngineGoesOn "engine-goes-on"
         breaks "ERR-1, LOG-9" in ["error/src/lib.rs"] needs [IoErrors]
         "After a failed write or sync the engine goes on as if nothing had happened.";
         "one EIO at a write or sync of the log or the data file, further commits, crash"
-    46 DataSyncRetried "data-sync-retried"
+    45 DataSyncRetried "data-sync-retried"
         breaks "ERR-1, CKP-3" in ["buffer/src/checkpoint.rs"] needs [Crash, IoErrors]
         "A failed sync of the data file is tried again, and its success is believed.";
         "flush, one EIO at the checkpoint's sync of the data file, crash"
-    47 KeepForNewerSlot "keep-for-newer-slot"
+    46 KeepForNewerSlot "keep-for-newer-slot"
         breaks "CKP-5, T13" in ["checkpoint/src/control.rs"] needs [Damage]
         "The log is kept for the newer slot of the control file only.";
         "log of several segments, two checkpoints with flushes, damage the newer slot"
-    48 LogCutAtRedo "log-cut-at-redo"
+    47 LogCutAtRedo "log-cut-at-redo"
         breaks "CKP-5, T41" in ["checkpoint/src/checkpointer.rs"] needs []
         "The log is cut at the redo point, whoever has older records.";
         "a long transaction over several segments of log and two checkpoints with flushes, then its \
          rollback, or a crash"
-    49 ControlNotSynced "control-not-synced"
+    48 ControlNotSynced "control-not-synced"
         breaks "CKP-4, T45" in ["checkpoint/src/control.rs"] needs [Crash]
         "A slot of the control file is not synced before the log is released.";
         "log of several segments, three checkpoints with flushes, crash: the control file speaks of \
          released log"
-    50 ControlOpenNotSynced "control-open-not-synced"
+    49 ControlOpenNotSynced "control-open-not-synced"
         breaks "REC-1, T44" in ["checkpoint/src/control.rs"] needs [Kill]
         "Opening does not sync the control file before it relies on it.";
         "checkpoint, kill before its sync, open and commit much, power failure with the control file's \
          write lost"
-    51 LogOpenNotSynced "log-open-not-synced"
+    50 LogOpenNotSynced "log-open-not-synced"
         breaks "LOG-1, T4, T44" in ["log/src/log.rs"] needs [Kill]
         "Opening does not sync the log before it relies on it.";
         "commit, kill between write and sync, open (which shows the commit), power failure with the group \
          lost"
-    52 SegmentsNotRewritten "segments-not-rewritten"
+    51 SegmentsNotRewritten "segments-not-rewritten"
         breaks "REC-1, T4" in ["hamal/src/open.rs"] needs [Kill, IoErrors]
         "Without a way past the cache, log that was read from it is not written anew.";
         "a failed sync of the log, reopen without a power failure (what failed is in the cache), then a \
          power failure; on a disk that cannot bypass its cache"
-    53 CacheTrusted "cache-trusted"
+    52 CacheTrusted "cache-trusted"
         breaks "REC-1, T4" in ["hamal/src/open.rs"] needs [Kill, IoErrors]
         "Without a way past the cache, pages with a current pageLSN are not written again.";
         "flush, a failed sync of the data file, reopen without a power failure, checkpoint, power failure; \
          on a disk that cannot bypass its cache"
-    54 LowerSequence "lower-sequence"
+    53 LowerSequence "lower-sequence"
         breaks "CKP-5, HAM-5" in ["checkpoint/src/control.rs"] needs []
         "Of two good slots of the control file the older one counts.";
         "close and open: the clean end is not recognised, and the next control file has a sequence number \
          twice"
-    55 AttUndoNextNull "att-undo-next-null"
+    54 AttUndoNextNull "att-undo-next-null"
         breaks "TXN-ATT" in ["txn/src/manager.rs"] needs [Crash]
         "A checkpoint lists its transactions with nothing left to undo.";
         "change a row, checkpoint, crash: the loser's change stays"
-    56 AttMissesRollingBack "att-misses-rolling-back"
+    55 AttMissesRollingBack "att-misses-rolling-back"
         breaks "TXN-ATT, REC-9" in ["txn/src/manager.rs"] needs [Nested]
         "A checkpoint does not list transactions that are being rolled back.";
         "a loser, crash, crash again after recovery's first checkpoint: the loser is forgotten"
-    57 DptMissesNewPages "dpt-misses-new-pages"
+    56 DptMissesNewPages "dpt-misses-new-pages"
         breaks "CKP-2" in ["buffer/src/checkpoint.rs"] needs [Crash]
         "A checkpoint does not list pages that were made and never written.";
         "make pages (a tree, a split, a long value), checkpoint without flushing, crash"
-    58 DptEntryIgnored "dpt-entry-ignored"
+    57 DptEntryIgnored "dpt-entry-ignored"
         breaks "REC-4, REC-5" in ["recovery/src/analysis.rs"] needs [Crash]
         "Of a page that changed after the checkpoint too, analysis takes that change's LSN as recLSN.";
-        "change a row, checkpoint without flushing, change another row of the page, commit, crash"
-    59 TableInOneRecord "table-in-one-record"
+        "on a disk that bypasses its cache: change an old page, checkpoint without flushing, change another \
+         row of the page, commit, crash"
+    58 TableInOneRecord "table-in-one-record"
         breaks "LOG-6, T29" in ["checkpoint/src/checkpointer.rs"] needs []
         "A checkpoint's table is one record, however long it is.";
         "more than a thousand dirty pages, and a ring of 256 KiB: the checkpoint fails for ever"
-    60 ReaderHoldsLog "reader-holds-log"
+    59 ReaderHoldsLog "reader-holds-log"
         breaks "TXN-H, T10" in ["checkpoint/src/checkpointer.rs"] needs [Limits]
         "The oldest snapshot keeps the log from being released.";
         "a long read transaction, and more log than its limit with checkpoints: LogFull"
-    61 ImagesFromBegin "images-from-begin"
+    60 ImagesFromBegin "images-from-begin"
         breaks "REC-4, T42" in ["recovery/src/analysis.rs"] needs [Tear]
         "Analysis looks for images from the begin record on, and not from the redo point.";
         "a dirty page keeps the redo point low, an image is logged and its write torn before the begin \
          record of a checkpoint that lists the page"
-    62 RebuiltPageDirtyLate "rebuilt-page-dirty-late"
+    61 RebuiltPageDirtyLate "rebuilt-page-dirty-late"
         breaks "REC-4, T42" in ["recovery/src/redo.rs"] needs [Tear, Nested]
         "A page rebuilt from an image counts as dirty only from its next record on.";
         "a torn page with a record after its image, crash, recovery, crash after recovery's checkpoint"
-    63 FreedPageRedone "freed-page-redone"
+    62 FreedPageRedone "freed-page-redone"
         breaks "BUF-FREE, T5" in ["recovery/src/analysis.rs"] needs [Crash]
         "A free record does not end a page's past: older records are redone onto what happens to be on \
          disk.";
         "make, change, flush and free pages (merge, drop, long values), some of it without flushing, crash \
          before a checkpoint"
-    64 ImageInRedoMissing "image-in-redo-missing"
+    63 ImageInRedoMissing "image-in-redo-missing"
         breaks "W-1, T45" in ["buffer/src/redo.rs"] needs [Tear, Nested]
         "Pages that recovery writes before its checkpoint are not imaged.";
         "more pages to redo than the cache holds, crash in recovery's own write of a page"
-    65 RedoImagesAgain "redo-images-again"
+    64 RedoImagesAgain "redo-images-again"
         breaks "REC-2, T2" in ["buffer/src/redo.rs"] needs [Nested, Limits]
         "Every attempt at recovery logs all images again.";
         "more pages to redo than the cache holds, many crashes in recovery: the log grows without bound"
-    66 LostWriteUnnoticed "lost-write-unnoticed"
+    65 LostWriteUnnoticed "lost-write-unnoticed"
         breaks "REC-3, T32" in ["recovery/src/redo.rs"] needs [Damage]
         "Redo does not compare the pageLSN that a record was made on.";
         "a page write that is lost behind the engine's back, a checkpoint, another change of the page, \
          crash"
-    67 LogBehindUnnoticed "log-behind-unnoticed"
+    66 LogBehindUnnoticed "log-behind-unnoticed"
         breaks "LOG-3, T7" in ["buffer/src/fetch.rs", "recovery/src/redo.rs"] needs [Damage]
         "A page that has seen records beyond the log's end is accepted.";
         "the log's last groups put back to an older state after pages were flushed"
-    68 WitnessIgnored "witness-ignored"
+    67 WitnessIgnored "witness-ignored"
         breaks "BUF-WITNESS" in ["hamal/src/open.rs"] needs [Damage]
         "Opening does not ask whether the data file is older than the control file.";
         "close, commit and close again, put the first data file back"
-    69 LoserCleansLeaf "loser-cleans-leaf"
+    68 LoserCleansLeaf "loser-cleans-leaf"
         breaks "REC-9, BTREE-6, T11" in ["txn/src/manager.rs", "btree/src/core/undo.rs", "hamal/src/open.rs"] needs [Crash]
         "Losers do not count as active while recovery undoes, and undo purges the leaf that it comes to.";
         "two losers that deleted different committed rows of one leaf, crash"
-    70 ClrEndsUndo "clr-ends-undo"
+    69 ClrEndsUndo "clr-ends-undo"
         breaks "TXN-CLR, REC-6" in ["txn/src/rollback.rs"] needs [Crash]
         "A CLR says on disk that nothing is left to undo.";
         "change, savepoint, change, roll back to the savepoint, commit another transaction, crash: the \
          first change stays"
-    71 UndoAscending "undo-ascending"
+    70 UndoAscending "undo-ascending"
         breaks "REC-6, T45" in ["txn/src/rollback.rs"] needs []
         "Rollback undoes a transaction's changes oldest first.";
         "two changes of the same row, rollback"
-    72 SavepointTooFar "savepoint-too-far"
+    71 SavepointTooFar "savepoint-too-far"
         breaks "TXN-CLR" in ["txn/src/rollback.rs"] needs []
         "Rolling back to a savepoint undoes one record more.";
         "change, savepoint, change, roll back to the savepoint, read"
-    73 LogEndCutShort "log-end-cut-short"
+    72 LogEndCutShort "log-end-cut-short"
         breaks "REC-1" in ["recovery/src/analysis.rs"] needs [Crash]
         "Analysis leaves out the last record of the log.";
         "commit, crash: the commit record is the last one"
-    74 ImageMissesBytes "image-misses-bytes"
+    73 ImageMissesBytes "image-misses-bytes"
         breaks "W-IMG" in ["buffer/src/clean.rs"] needs [Tear]
         "The image of a page leaves out a byte next to its hole.";
         "checkpoint, change an old page, flush, crash in the write of the data file; or compare rebuilt \
          pages"
-    75 NoDirtyCap "no-dirty-cap"
+    74 NoDirtyCap "no-dirty-cap"
         breaks "BUF-CAP, T26" in ["buffer/src/credit.rs"] needs [Limits]
         "Nothing limits the number of dirty pages.";
         "a small share of the log for images and a larger cache: more pages are dirty than the log has room \
          to image"
-    76 HorizonVisible "horizon-visible"
+    75 HorizonVisible "horizon-visible"
         breaks "TXN-H, T19" in ["txn/src/horizon.rs"] needs []
         "The horizon follows visible and not durable commits.";
         "asynchronous commit of a change, maintenance, then a read: it shows what is not durable yet, or \
          misses the former value"
-    77 HorizonIgnoresSnapshots "horizon-ignores-snapshots"
+    76 HorizonIgnoresSnapshots "horizon-ignores-snapshots"
         breaks "TXN-H" in ["txn/src/horizon.rs"] needs []
         "The horizon passes open snapshots.";
         "open a read transaction, overwrite or delete rows and commit, maintenance, read through the old \
          snapshot"
-    78 UndoWithoutWriter "undo-without-writer"
+    77 UndoWithoutWriter "undo-without-writer"
         breaks "BTREE-6, T20" in ["btree/src/core/undo.rs"] needs []
         "Undo restores a row without its writer.";
         "change a row twice with a savepoint between, roll back to it: others see and overwrite the first \
          change"
-    79 GhostRemovedByUndo "ghost-removed-by-undo"
+    78 GhostRemovedByUndo "ghost-removed-by-undo"
         breaks "BTREE-7, T20" in ["btree/src/core/undo.rs"] needs []
         "Undo of an insert over a deleted row takes the deleted row away as well.";
         "delete a row and commit under an old snapshot, insert it again, roll back, read through the \
          snapshot; or delete, savepoint, insert, roll back twice"
-    80 ConflictIgnored "conflict-ignored"
+    79 ConflictIgnored "conflict-ignored"
         breaks "TXN-SNAP" in ["txn/src/manager.rs"] needs []
         "A row that was committed after the snapshot is overwritten.";
         "two interleaved transactions change one row, the first commits before the second writes"
-    81 LockIgnored "lock-ignored"
+    80 LockIgnored "lock-ignored"
         breaks "TXN-WAIT, REC-7" in ["txn/src/manager.rs"] needs []
         "A row that a live transaction has changed is overwritten.";
         "two interleaved transactions change one row, then one of them rolls back"
-    82 RollbackGivesUp "rollback-gives-up"
+    81 RollbackGivesUp "rollback-gives-up"
         breaks "TXN-RESERVE, T15" in ["txn/src/rollback.rs"] needs [NoSpace]
         "A rollback that finds the device full gives up.";
         "fill the device with a transaction open, roll it back"
-    83 NoVersionBudget "no-version-budget"
+    82 NoVersionBudget "no-version-budget"
         breaks "TXN-VERSIONS, T28" in ["txn/src/versions.rs"] needs [Limits]
         "Former versions take memory without limit.";
         "a long snapshot and many overwritten rows"
-    84 DropIgnoresWriters "drop-ignores-writers"
+    83 DropIgnoresWriters "drop-ignores-writers"
         breaks "TXN-TREE, T8" in ["txn/src/registrations.rs"] needs []
         "A tree is dropped while others have changes in it.";
         "T1 changes a row, T2 drops the tree and commits, maintenance, T1 rolls back"
-    85 CatalogueRowUnchecked "catalogue-row-unchecked"
+    84 CatalogueRowUnchecked "catalogue-row-unchecked"
         breaks "CATALOGUE-1, T8" in ["btree/src/catalogue.rs"] needs []
         "A transaction writes in a tree that was dropped after its snapshot.";
         "T1 begins, T2 drops a tree and commits, T1 writes in it"
-    86 SplitInTwoRecords "split-in-two-records"
+    85 SplitInTwoRecords "split-in-two-records"
         breaks "BTREE-10, REC-8" in ["btree/src/core/split.rs"] needs [Crash]
         "A split is two records, and the log is flushed between them: the right half, then the parent. \
          (Splits are redo-only here: the nearest to a split that is no nested top action.)";
         "insert until a leaf below the root splits, crash between the two records"
-    87 MapBitLater "map-bit-later"
+    86 MapBitLater "map-bit-later"
         breaks "SPACE-2, BTREE-10" in ["btree/src/core/split.rs"] needs [Crash]
         "A root split links its pages in one record and allocates them in a second one, with a flush \
          between them. (Bits are never undone here: the nearest to a bit that is forgotten.)";
         "insert until the root splits, crash between the two records, insert more: pages are given out \
          twice"
-    88 ChainPageLinkedLater "chain-page-linked-later"
+    87 ChainPageLinkedLater "chain-page-linked-later"
         breaks "GARBAGE-1, T12" in ["btree/src/overflow.rs"] needs [Crash]
         "A page of a long value is allocated in one record and linked in a second one, with a flush between \
          them.";
         "put a value of several pages, crash between the two records: the page belongs to nobody"
-    89 GarbageRowFirst "garbage-row-first"
+    88 GarbageRowFirst "garbage-row-first"
         breaks "GARBAGE-2, T10" in ["btree/src/garbage.rs"] needs [Crash]
         "The collector moves a row on before it frees the pages, in a record of its own, with a flush \
          between them.";
         "drop a tree or a value of more than 16 pages, maintenance, crash between the two records: pages \
          leak"
-    90 GarbageUnsettled "garbage-unsettled"
+    89 GarbageUnsettled "garbage-unsettled"
         breaks "GARBAGE-1, T10" in ["btree/src/garbage.rs", "btree/src/core/structure.rs"] needs []
         "The collector frees what a committed transaction gave up although snapshots still read it.";
         "a read transaction, overwrite a long value or drop a tree and commit, maintenance, read through \
          the old snapshot"
-    91 DropNotUndone "drop-not-undone"
+    90 DropNotUndone "drop-not-undone"
         breaks "GARBAGE-1, T8" in ["btree/src/garbage.rs"] needs []
         "The garbage row of a dropped tree is not part of the transaction.";
         "drop a tree, roll back (or crash before the commit is durable), maintenance, read the tree"
-    92 ShrinkingAllotment "shrinking-allotment"
+    91 ShrinkingAllotment "shrinking-allotment"
         breaks "BTREE-5, T9" in ["btree/src/core/edit.rs"] needs []
         "A row that is made shorter gives its bytes away at once.";
         "make a row shorter, roll back"
-    93 GhostPurgedEarly "ghost-purged-early"
+    92 GhostPurgedEarly "ghost-purged-early"
         breaks "TXN-SETTLED, BTREE-7" in ["btree/src/core/purge.rs"] needs []
         "Deleted rows are purged although snapshots still read them.";
         "a read transaction, delete rows and commit, fill the leaf until it is purged, read through the old \
          snapshot"
-    94 FileCutEarly "file-cut-early"
+    93 FileCutEarly "file-cut-early"
         breaks "SPACE-2, HAM-5" in ["hamal/src/core.rs"] needs [Crash]
         "On closing, the data file is cut before the log that frees the pages is durable.";
         "pages at the file's end freed by records that are not durable, close, crash before its flush of \
          the log"
-    95 ControlNamedBeforeSync "control-named-before-sync"
+    94 ControlNamedBeforeSync "control-named-before-sync"
         breaks "CKP-6, HAM-1, T38" in ["checkpoint/src/control.rs"] needs [Crash]
         "On creation the control file gets its name before its bytes are durable.";
         "crash while a database is created"
-    96 ChecksumWithoutDatabase "checksum-without-database"
+    95 ChecksumWithoutDatabase "checksum-without-database"
         breaks "BUF-VERIFY, T33" in ["page/src/checksum.rs"] needs [Damage]
         "A page's checksum leaves the database's id out.";
         "a page, or the data file, of another database in the place of this one's"
-    97 ImageAfterLatch "image-after-latch"
+    96 ImageAfterLatch "image-after-latch"
         breaks "W-IMG, T1" in ["buffer/src/clean.rs"] needs [Threads]
         "The latch of a page's copy is let go before its image is logged.";
         "a thread changes pages while another flushes them"
-    98 FlightClearsAll "flight-clears-all"
+    97 FlightClearsAll "flight-clears-all"
         breaks "W-9, T3" in ["buffer/src/frame.rs"] needs [Threads]
         "The end of a page's write clears the mark of changes made during it.";
         "as `image-after-latch`, with checkpoints"
-    99 FreedInFlightLeaves "freed-in-flight-leaves"
+    98 FreedInFlightLeaves "freed-in-flight-leaves"
         breaks "BUF-XLAT, T5" in ["buffer/src/fetch.rs", "buffer/src/guard.rs"] needs [Threads]
         "A page that is freed while it is written leaves its frame at once.";
         "a thread frees and makes pages while another flushes"
-    100 ListedLate "listed-late"
+    99 ListedLate "listed-late"
         breaks "TXN-ATT, T6" in ["txn/src/manager.rs"] needs [Threads]
         "A transaction is listed for checkpoints after its first record.";
         "threads that begin transactions while another takes checkpoints"
-    101 EndedRevived "ended-revived"
+    100 EndedRevived "ended-revived"
         breaks "REC-5, T6" in ["recovery/src/analysis.rs"] needs [Threads]
         "A checkpoint's table brings an ended transaction back to life.";
         "threads that commit while another takes checkpoints, crash"
-    102 BNotReadAgain "b-not-read-again"
+    101 BNotReadAgain "b-not-read-again"
         breaks "W-6, T40" in ["buffer/src/clean.rs"] needs [Threads]
         "B is not read again after the flight mark is set.";
         "checkpoints on one thread, flushes on another, torn writes"
-    103 NoFlightMark "no-flight-mark"
+    102 NoFlightMark "no-flight-mark"
         breaks "W-2, W-7, T45" in ["buffer/src/clean.rs"] needs [Threads]
         "A page that is being written has no flight mark.";
         "as `b-not-read-again`"
-    104 StaleFlightMark "stale-flight-mark"
+    103 StaleFlightMark "stale-flight-mark"
         breaks "W-7, T43" in ["buffer/src/checkpoint.rs"] needs [Threads]
         "A flight mark below the last redo point counts as it is.";
         "a flush that sleeps over a whole checkpoint"
-    105 StaleRecLsn "stale-rec-lsn"
+    104 StaleRecLsn "stale-rec-lsn"
         breaks "W-11, T43" in ["buffer/src/checkpoint.rs"] needs [Threads]
         "A recLSN below the last redo point counts as it is.";
         "a change that sleeps over a whole checkpoint"
-    106 SyncBeforeScan "sync-before-scan"
+    105 SyncBeforeScan "sync-before-scan"
         breaks "CKP-3, T45" in ["checkpoint/src/checkpointer.rs"] needs [Threads]
         "A checkpoint syncs the data file before it looks for dirty pages.";
         "flushes on one thread, checkpoints on another"
-    107 PublishAfterScan "publish-after-scan"
+    106 PublishAfterScan "publish-after-scan"
         breaks "CKP-1, W-6, T45" in ["checkpoint/src/checkpointer.rs"] needs [Threads]
         "B is published after the scan for dirty pages.";
         "as `b-not-read-again`"
-    108 StatusAfterRecord "status-after-record"
+    107 StatusAfterRecord "status-after-record"
         breaks "TXN-COMMIT, T45" in ["txn/src/commit.rs"] needs [Threads]
         "A commit's status is stored after its record is published.";
         "readers that take durable snapshots while others commit"
-    109 StatusForgottenFirst "status-forgotten-first"
+    108 StatusForgottenFirst "status-forgotten-first"
         breaks "TXN-SETTLED, T18" in ["txn/src/rollback.rs"] needs [Threads]
         "Rollback forgets the status before it restores the rows.";
         "readers while a transaction rolls back"
-    110 LeaderDoesNotWait "leader-does-not-wait"
+    109 LeaderDoesNotWait "leader-does-not-wait"
         breaks "LOG-5" in ["log/src/commit.rs"] needs [Threads]
         "The leader of a group does not wait for records that are still being copied.";
         "many threads that append and commit, crash"
-    111 PartialRollbackWakesNobody "partial-rollback-wakes-nobody"
+    110 PartialRollbackWakesNobody "partial-rollback-wakes-nobody"
         breaks "TXN-TURN, T27" in ["txn/src/rollback.rs"] needs [Threads]
         "A rollback to a savepoint wakes nobody.";
         "a thread waits for a row that another gives back by a partial rollback"
-    112 WaitersIgnorePoison "waiters-ignore-poison"
+    111 WaitersIgnorePoison "waiters-ignore-poison"
         breaks "TXN-WAIT, T21" in ["txn/src/waits.rs"] needs [Threads, IoErrors]
         "Who waits for a transaction does not look whether the engine has stopped.";
         "a thread waits for a row, a sync fails"
-    113 OwnThreadWaits "own-thread-waits"
+    112 OwnThreadWaits "own-thread-waits"
         breaks "TXN-WAIT, T27" in ["txn/src/waits.rs"] needs [Threads]
         "A wait for a transaction of the waiter's own thread is not noticed.";
         "one thread, two transactions, one row: it waits for the whole time-out (slow, and so no case for \
          one thread either)"
-    114 SnapshotLate "snapshot-late"
+    113 SnapshotLate "snapshot-late"
         breaks "TXN-H, T19" in ["txn/src/horizon.rs"] needs [Threads]
         "A snapshot's LSN is read before it is registered.";
         "threads that open snapshots while others commit and collect"
-    115 CleanerWaits "cleaner-waits"
+    114 CleanerWaits "cleaner-waits"
         breaks "BUF-ORDER, T25" in ["buffer/src/clean.rs"] needs [Threads]
         "The cleaner waits for latches before its write.";
         "many threads in the smallest cache: they stop for ever"
-    116 PageReservedTwice "page-reserved-twice"
+    115 PageReservedTwice "page-reserved-twice"
         breaks "SPACE-1" in ["space/src/space.rs"] needs [Threads]
         "A page that is reserved can be reserved again.";
         "threads that split and make long values at once"

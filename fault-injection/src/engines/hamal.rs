@@ -4,6 +4,8 @@
 //! One thread does everything. There are no background threads and nothing looks at a clock, so that a scenario does the same
 //! input/output each time. A transaction that would have to wait for another one waits for its own thread, which the engine
 //! notices: the operation is refused.
+use crate::explore::coverage;
+use crate::oracles::ledger::Named;
 use crate::engine::{Applied, Config, Engine, Failure, FailureKind, Opened, Session};
 use crate::model::{Contents, Rows, number};
 use crate::op::{Ack, Op, TreeNo, Txn, key_bytes, tree_name, value_bytes};
@@ -21,8 +23,8 @@ use std::time::Duration;
 
 /// The least number of frames that the engine takes.
 pub const MIN_FRAMES: u32 = 24;
-/// The least bytes of a log file that the engine takes.
-pub const MIN_SEGMENT_BYTES: u32 = 8 << 10;
+/// Bytes of a log file: twice the least that the engine takes, for then there are fewer files to open.
+pub const MIN_SEGMENT_BYTES: u32 = 16 << 10;
 /// The least bytes of log after which a checkpoint is due.
 pub const MIN_CHECKPOINT_LOG_BYTES: u64 = 16 << 10;
 /// The least pages that the log's limit must be worth.
@@ -342,8 +344,12 @@ impl Engine for Hamal {
     fn audit(&self, disk: &SimDisk, config: &Config) -> Result<Vec<String>, Failure> {
         replay::audit(Arc::new(disk.clone()), config)
     }
-    fn reference(&self, disk: &SimDisk, config: &Config) -> Option<Result<Contents, Failure>> {
-        Some(reference::recover(Arc::new(disk.clone()), config))
+    fn reference(&self, disk: &SimDisk, config: &Config) -> Option<Result<(Contents, String), Failure>> {
+        let found = reference::recover_with_facts(Arc::new(disk.clone()), config);
+        Some(found.map(|(contents, facts)| {
+            coverage::note(Named::OverTorn, facts.torn_pages);
+            (contents, if facts.torn_tail { "torn tail" } else { "clean" }.to_string())
+        }))
     }
 }
 

@@ -1,4 +1,5 @@
 //! One recovery, and everything that must be true after it.
+use super::coverage::Kinds;
 use crate::engine::{Config, Engine, FailureKind, Opened, Session};
 use crate::model::{Allowed, Contents, Model, Wrong};
 use crate::op::Op;
@@ -78,6 +79,8 @@ pub(crate) struct Recovered {
     pub(crate) disk: SimDisk,
     /// Changes that the recovery made.
     pub(crate) points: usize,
+    /// The kind of the last record at each of them.
+    pub(crate) kinds: Kinds,
     /// The state that was found.
     pub(crate) state: Option<usize>,
     pub(crate) opened: Opened,
@@ -147,12 +150,13 @@ pub(crate) fn recover(subject: Subject<'_>, image: &Image, fates: Box<dyn Fates>
         asked: Vec::new(),
         disk: disk.clone(),
         points: 0,
+        kinds: Kinds::default(),
         state: None,
         opened: Opened::default(),
         violation: None,
     };
-    if let Some(watch) = subject.oracles.replay.then(|| subject.engine.watch(subject.config)).flatten() {
-        disk.set_watch(watch);
+    if subject.oracles.replay {
+        disk.set_watch(out.kinds.watch(subject.engine.watch(subject.config)));
     }
     let opened = caught(|| subject.engine.open(Arc::new(disk.clone()), subject.config));
     out.points = disk.points();
@@ -282,7 +286,13 @@ pub(crate) fn afterwards(
             Ok(Some(Err(f))) => {
                 return Some(Violation::new(Oracle::Reference, format!("the reference fails: {f}")));
             }
-            Ok(Some(Ok(contents))) => {
+            Ok(Some(Ok((_, verdict)))) if verdict != done.opened.verdict => {
+                return Some(Violation::new(
+                    Oracle::Verdict,
+                    format!("the end of the log is {:?}, and {verdict:?} by the reference", done.opened.verdict),
+                ));
+            }
+            Ok(Some(Ok((contents, _)))) => {
                 if let Err((_, text)) = exactly.judge(&contents) {
                     return Some(Violation::new(
                         Oracle::Reference,

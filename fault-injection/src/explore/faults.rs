@@ -4,7 +4,7 @@
 //! | fault | what must be |
 //! |---|---|
 //! | `eintr`, `short` | nobody notices |
-//! | `nospace` | a clear refusal that changes nothing; at a plain write the engine may die as well; everything acknowledged stays |
+//! | `nospace` | a clear refusal that changes nothing; where nothing grows (a plain write, a rename) the engine may die as well; everything acknowledged stays |
 //! | `eio` | the engine may die; everything acknowledged stays, also if the process starts again without a power failure |
 //! | `lie` | a prefix of the commits, or a typed error |
 //! | `lost`, `misdirected`, `bitflip` | right data, or a typed error. In the last write to the log the loss of what it held is allowed: nothing on the disk can prove that it was there |
@@ -12,6 +12,7 @@ use super::check::{Listed, Otherwise, Subject, recover};
 use super::plans::{self, Units};
 use super::replay::{Scenario, op_text, run_itself};
 use super::{Crash, Finding, Search, Tally};
+use crate::case::Damage;
 use crate::engine::FailureKind;
 use crate::model::{Allowed, Wrong as Judged};
 use crate::oracles::{Oracle, Violation};
@@ -80,8 +81,9 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
         matches!(f.what, Wrong::Lie | Wrong::LostWrite | Wrong::Misdirected(_) | Wrong::BitFlip { .. })
     });
     if let Some(mut f) = run_itself(&run) {
-        // A disk that lies breaks the rules by itself.
-        if !(damaging && f.violation.oracle == Oracle::Order) {
+        // A disk that lies breaks the rules by itself, and the rest of a short write looks like a write of its own.
+        let short = scenario.faults.iter().any(|f| matches!(f.what, Wrong::Short(_)));
+        if !((damaging || short) && f.violation.oracle == Oracle::Order) {
             f.violation.text = format!("under `{what}`: {}", f.violation.text);
             out.finding = Some(f);
             return out;
@@ -97,7 +99,9 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
                 out.finding = wrong(Oracle::Fault, text, Some(*i));
                 return out;
             }
-            (Wrong::NoSpace, Ended::Dead(i, f)) if fault.act != Act::Write && f.kind == FailureKind::Dead => {
+            (Wrong::NoSpace, Ended::Dead(i, f))
+                if matches!(fault.act, Act::SetLen | Act::Create | Act::MakeDir) && f.kind == FailureKind::Dead =>
+            {
                 let text = format!(
                     "under `{what}` `{}` kills the engine, where it could have refused: {f}",
                     op_text(scenario.ops, *i)
@@ -141,7 +145,8 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
     let mut finding = judge(&kept, newest(), after_death, tally);
     let units = Units::of(image.pending());
     let mut power = vec![plans::Plan::all(&units, Fate::Lost), plans::Plan::all(&units, Fate::Kept)];
-    power.extend((0..search.reach.random.min(4)).map(|_| plans::random(&units, scenario.model, &mut random)));
+    let torn = if subject.config.images { search.reach.random.min(4) } else { 0 };
+    power.extend((0..torn).map(|_| plans::random(&units, scenario.model, &mut random)));
     for plan in power {
         if finding.is_some() {
             break;
@@ -187,6 +192,24 @@ fn mercy(scenario: &Scenario<'_>, run: &Run, pending: &[PendingOp]) -> Mercy {
         };
     }
     mercy
+}
+
+/// Runs the scenario, lets the process die, damages the files, and judges: right data, or a typed error.
+pub fn damaged(subject: Subject<'_>, scenario: Scenario<'_>, damages: &[Damage]) -> Option<Finding> {
+    let run = scenario.run(subject);
+    if let Some(f) = run_itself(&run) {
+        return Some(f);
+    }
+    let mut image = run.disk.kept();
+    for d in damages {
+        let mut bytes = image.file(&d.file)?;
+        d.apply(&mut bytes);
+        image = image.with_file(&d.file, &bytes);
+    }
+    let mark = run.allowed(run.disk.points());
+    let fates = Listed { answers: Default::default(), otherwise: Otherwise::Newest };
+    let violation = lenient(subject, &image, fates, &mark.allowed, Mercy::Typed).err()?;
+    Some(Finding { violation, crashes: Vec::new(), op: None })
 }
 
 enum Lenient {
@@ -261,10 +284,18 @@ pub fn plan(names: &[&str], events: &[IoEvent], most: usize, seed: u64) -> Vec<I
     let mut random = Random::new(seed ^ 0xFA57);
     let mut all = Vec::new();
     let mut nth = std::collections::HashMap::new();
+    let mut lengths = std::collections::HashMap::new();
     for event in events {
+        // A shorter length needs no room.
+        let length = lengths.entry(event.file).or_insert(0u64);
+        let grows = event.range.end > *length;
+        *length = if event.site.act == Act::SetLen { event.range.end } else { event.range.end.max(*length) };
         let n = nth.entry(event.site).or_insert(0u64);
         *n += 1;
         for name in names {
+            if *name == "nospace" && event.site.act == Act::SetLen && !grows {
+                continue;
+            }
             for (what, forever) in kinds(name, event, &mut random) {
                 all.push(IoFault { role: Some(event.site.role), act: event.site.act, nth: *n, forever, what });
             }

@@ -6,6 +6,7 @@
 //! ([`trie`]); where they are many, [`plans`] go level by level, and what budget is left goes into the exact search again.
 //! The recovery's own changes are crash points in turn, to any depth.
 pub mod check;
+pub mod coverage;
 pub mod faults;
 pub mod plans;
 pub mod replay;
@@ -18,6 +19,7 @@ use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::Run;
 use crate::sim::{Image, Persistence, Question, Site};
+use coverage::Walk;
 use check::{Listed, Must, Oracles, Otherwise, Recovered, Subject, afterwards, recover};
 use plans::{Plan, Units};
 use std::collections::{HashMap, HashSet};
@@ -47,6 +49,10 @@ pub struct Search {
     pub nested: Reach,
     /// How many crashes deep.
     pub depth: u8,
+    /// At most so many crash points of a scenario, chosen by the seed.
+    pub points: usize,
+    /// At most so many of a recovery.
+    pub nested_points: usize,
     /// Of each kind of crash (where it struck, and what recovery did) so many recoveries are crashed at every point ...
     pub representatives: u32,
     /// ... and of the others one in so many.
@@ -65,6 +71,8 @@ impl Search {
             reach: Reach { exact: 96, level: Some(plans::LAST_FINITE), plans: 256, random: 8 },
             nested: Reach { exact: 6, level: Some(0), plans: 6, random: 1 },
             depth: 6,
+            points: usize::MAX,
+            nested_points: usize::MAX,
             representatives: 2,
             sample: 64,
             heavy_sample: 4,
@@ -74,12 +82,14 @@ impl Search {
     /// One that finds what is easily found: for tests of planted bugs, and for making scenarios smaller.
     pub fn quick(model: Persistence, seed: u64) -> Search {
         Search {
-            reach: Reach { exact: 24, level: Some(2), plans: 24, random: 2 },
-            nested: Reach { exact: 4, level: Some(0), plans: 4, random: 1 },
+            reach: Reach { exact: 6, level: Some(1), plans: 5, random: 2 },
+            nested: Reach { exact: 2, level: Some(0), plans: 2, random: 1 },
             depth: 3,
+            points: 48,
+            nested_points: 3,
             representatives: 1,
-            sample: 64,
-            heavy_sample: 8,
+            sample: 256,
+            heavy_sample: 4,
             ..Search::usual(model, seed)
         }
     }
@@ -124,6 +134,8 @@ pub struct Tally {
     pub alike: u64,
     /// Crash points of scenarios.
     pub points: u64,
+    /// Crash points of scenarios that were left out.
+    pub points_left: u64,
     /// Crash points of recoveries.
     pub nested_points: u64,
     /// Crash points of scenarios at which *every* image was checked, sampled or not: the exact search ended.
@@ -144,6 +156,7 @@ impl Tally {
         self.equal += o.equal;
         self.alike += o.alike;
         self.points += o.points;
+        self.points_left += o.points_left;
         self.nested_points += o.nested_points;
         self.exact += o.exact;
         self.open += o.open;
@@ -171,6 +184,9 @@ impl Tally {
             if levels[l] > 0 {
                 words += &format!(", to level {l} at {through}");
             }
+        }
+        if self.points_left > 0 {
+            words += &format!("; {} left out", self.points_left);
         }
         words
     }
@@ -242,16 +258,26 @@ impl<'a> Explorer<'a> {
     pub fn explore(&mut self, run: &Run) -> Option<Finding> {
         let events = run.disk.events();
         let mut nth: HashMap<Site, usize> = HashMap::new();
-        for point in 0..=events.len() {
+        let all = events.len() + 1;
+        let mut walk = Walk::default();
+        for point in 0..all {
             if self.stopped {
                 return None;
             }
+            // So many of the rest as are still wanted, each with the same chance.
+            let wanted = (self.search.points as u64).saturating_sub(self.tally.points);
+            let skip = wanted < (all - point) as u64 && self.random.below((all - point) as u64) >= wanted;
+            walk.pass(&events, point, &run.kinds, 0, !skip);
             let site = events.get(point).map(|e| e.site);
             let count = site.map_or(0, |s| {
                 let n = nth.entry(s).or_default();
                 *n += 1;
                 *n
             });
+            if skip {
+                self.tally.points_left += 1;
+                continue;
+            }
             let mark = run.allowed(point);
             let image = run.disk.image(point);
             self.tally.points += 1;
@@ -275,13 +301,17 @@ impl<'a> Explorer<'a> {
         let ways = questions.iter().fold(1u64, |n, (_, o)| n.saturating_mul(u64::from(*o)));
         let mut trie = Trie::new();
         let ordered = self.search.model == Persistence::Ordered;
-        if !ordered && ways <= u64::from(reach.exact) {
+        // Without images a page must not be torn: plans keep each write to the data file whole.
+        let whole_pages = !self.subject.config.images;
+        let exact = !ordered && !whole_pages;
+        if exact && ways <= u64::from(reach.exact) {
             self.exact(place, &mut trie, reach.exact)?;
         }
         let mut finished = None;
         let units = Units::of(image.pending());
         let mut left = reach.plans;
-        for level in 0..reach.level.map_or(0, |l| l + 1) {
+        let last = reach.level.map(|l| if whole_pages { l.min(2) } else { l });
+        for level in 0..last.map_or(0, |l| l + 1) {
             if trie.is_complete() {
                 break;
             }
@@ -311,12 +341,12 @@ impl<'a> Explorer<'a> {
             let plan = plans::random(&units, self.search.model, &mut self.random);
             self.planned(place, &units, &plan, &mut trie)?;
         }
-        if !ordered && reach.level.is_some() && !trie.is_complete() && !self.stopped {
+        if exact && reach.level.is_some() && !trie.is_complete() && !self.stopped {
             self.exact(place, &mut trie, reach.exact)?;
         }
         if place.depth == 0 && !self.stopped {
             match finished {
-                _ if trie.is_complete() || (ordered && finished.is_some()) => self.tally.exact += 1,
+                _ if trie.is_complete() || (ordered && !whole_pages && finished.is_some()) => self.tally.exact += 1,
                 Some(level) => self.tally.levels[usize::from(level)] += 1,
                 None => self.tally.open += 1,
             }
@@ -357,7 +387,9 @@ impl<'a> Explorer<'a> {
         plan: &Plan,
         trie: &mut Trie,
     ) -> Result<bool, Box<Finding>> {
-        let fate = |op: usize, sector: u64| plan.fate(units, op, sector);
+        let whole = |op: usize| !self.subject.config.images && place.image.pending()[op].site.role == "data";
+        // The length's fate is that of the whole write.
+        let fate = |op, sector| plan.fate(units, op, if whole(op) { u64::MAX } else { sector });
         let answer = |q: Question, options: u8| place.image.answer(q, &fate).min(options - 1);
         if trie.covers(answer) {
             self.tally.alike += 1;
@@ -380,6 +412,7 @@ impl<'a> Explorer<'a> {
         let rest_survives = fates.otherwise == Otherwise::Newest;
         self.tally.cases += 1;
         self.tally.at_depth(place.depth);
+        coverage::new_state(place.depth);
         let done = recover(self.subject, place.image, Box::new(fates), place.allowed);
         let found = |violation: Violation| {
             let crash = Crash {
@@ -457,9 +490,17 @@ impl<'a> Explorer<'a> {
         let events = done.disk.events();
         let most_log = place.most_log.min(done.opened.log_bytes.saturating_mul(2) + (256 << 10));
         let points: Vec<usize> = match chain {
-            false => (1..=done.points).collect(),
+            false if done.points <= self.search.nested_points => (1..=done.points).collect(),
+            false => {
+                let one = |_| 1 + self.random.below(done.points as u64) as usize;
+                (0..self.search.nested_points).map(one).collect()
+            }
             true => vec![1 + self.random.below(done.points as u64) as usize],
         };
+        let mut walk = Walk::default();
+        for point in 0..=done.points {
+            walk.pass(&events[..done.points], point, &done.kinds, depth, points.contains(&point));
+        }
         for point in points {
             if self.stopped {
                 return Ok(());

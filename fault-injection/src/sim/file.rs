@@ -8,7 +8,7 @@
 //! Invariants: durable bytes past the durable length are zero, but for the sector in which that length lies, which may have
 //! been decided or synced before a length that reaches further. No version of a sector is equal to the one before it,
 //! unless a shrinking length came between them, or a boot.
-use super::content::{Content, SECTOR, SECTORS, Sector, garbage, hash, sector_hash};
+use super::content::{Content, PAGE, SECTOR, SECTORS, Sector, garbage, hash, sector_hash};
 use super::{FileId, Persistence};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -218,6 +218,11 @@ impl FileState {
             } else {
                 self.settle_length(1);
             }
+        }
+        // A file that grows by more than a block may have grown in part: one length stands for those between.
+        let half = (self.len() / 2 + len / 2).next_multiple_of(PAGE);
+        if len > self.len() && half > self.len() && half < len && self.lengths.len() + 2 < MOST {
+            self.lengths.push(Length { len: half, op });
         }
         if len < self.len() {
             self.last_shrink = number;
