@@ -190,7 +190,7 @@ fn answers(list: &[(Question, u8)]) -> String {
             Question::Sector { file, sector } => {
                 let mut last = sector;
                 while let Some((Question::Sector { file: f, sector: s }, b)) = sorted.get(i)
-                    && (*f, *s, *b) == (file, last + 1, a)
+                    && (*f, Some(*s), *b) == (file, last.checked_add(1), a)
                 {
                     last += 1;
                     i += 1;
@@ -204,6 +204,9 @@ fn answers(list: &[(Question, u8)]) -> String {
     }
     out
 }
+
+/// The answers of one crash are fewer.
+const MOST_ANSWERS: usize = 1 << 20;
 
 fn parse_answers(words: &[&str]) -> Result<Vec<(Question, u8)>, String> {
     let mut out = Vec::new();
@@ -223,11 +226,17 @@ fn parse_answers(words: &[&str]) -> Result<Vec<(Question, u8)>, String> {
         }
         let (from, to) = part.split_once('-').unwrap_or((part, part));
         let (from, to): (u64, u64) = (from.parse().map_err(|_| bad())?, to.parse().map_err(|_| bad())?);
-        if to < from || to - from > 1 << 20 {
+        // A few words must not become all memory.
+        if to < from || to - from > (MOST_ANSWERS - out.len()) as u64 {
             return Err(bad());
         }
         out.extend((from..=to).map(|sector| (Question::Sector { file, sector }, answer)));
+        if out.len() >= MOST_ANSWERS {
+            return Err("these are too many answers".into());
+        }
     }
+    // As they are printed.
+    out.sort_unstable();
     Ok(out)
 }
 
@@ -258,7 +267,9 @@ impl FromStr for Crash {
             "lose" => false,
             other => return Err(format!("{other:?} is neither keep nor lose")),
         };
-        let nth = nth.parse().map_err(|_| format!("{nth:?} is no number"))?;
+        // The end comes once.
+        let nth: usize = nth.parse().map_err(|_| format!("{nth:?} is no number"))?;
+        let nth = if site.is_some() { nth } else { 0 };
         Ok(Crash { point: 0, site, nth, answers: parse_answers(answers)?, rest_survives })
     }
 }
@@ -439,7 +450,7 @@ impl Case {
                 other => return Err(format!("{other:?} is not known here")),
             }
         }
-        Ok(())
+        if self.engine.is_empty() { Err("which engine?".into()) } else { Ok(()) }
     }
 
     fn set_up(&mut self, words: &[&str]) -> Result<(), String> {

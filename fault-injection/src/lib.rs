@@ -12,6 +12,7 @@ pub mod case;
 pub mod engine;
 pub mod engines;
 pub mod explore;
+pub mod fuzz;
 pub mod kits;
 pub mod model;
 pub mod op;

@@ -299,6 +299,11 @@ impl Garbage {
             let mut out = Vec::with_capacity(free.len() + 3);
             if let Some(root) = batch.detach {
                 let page = pool.try_exclusive(root)?;
+                if header::rm(&page) != BTREE_RM {
+                    let what =
+                        format!("the root of a dropped tree is a page of manager {}", header::rm(&page));
+                    return Err(Error::new(ErrorKind::PageCorrupt, what).with_page(root).into());
+                }
                 out.push(ExtraEdit { page, op: DETACH_ROOT, whole: Whole::No, payload: Vec::new() });
             }
             for id in &free {

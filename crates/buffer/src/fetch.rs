@@ -1,6 +1,7 @@
 //! Finding pages: by the translation array when they are in memory, else by reading them into a frame that the clock
 //! has found.
 use crate::frame::Frame;
+use crate::guard::Made;
 use crate::patience::Patience;
 use crate::pool::DATA;
 use crate::region::WriteGuard;
@@ -53,7 +54,7 @@ impl Pool {
     /// As [`Pool::shared`].
     pub fn exclusive(&self, id: PageId) -> Result<ExclusivePage<'_>> {
         let guard = self.write_latch(id)?;
-        Ok(ExclusivePage { pool: self, guard, id, fresh: false })
+        Ok(ExclusivePage { pool: self, guard, id, fresh: false, made: None })
     }
 
     pub(crate) fn write_latch(&self, id: PageId) -> Result<WriteGuard<'_, Frame>> {
@@ -78,7 +79,11 @@ impl Pool {
         while let Entry::Resident(frame) = self.xlat.get(id) {
             // The frame may be given to another page while we wait. To go on waiting for it then, with other latches
             // held, would be to wait for a page out of order: look again (BUF-XLAT, BUF-ORDER).
-            let Some(guard) = self.region.read_while(frame, |f| f.holds(id)) else { continue };
+            let wanted = |f: &Frame| f.holds(id) && !self.is_own(id);
+            let Some(guard) = self.region.read_while(frame, wanted) else {
+                self.not_own(id)?;
+                continue;
+            };
             if guard.desc().holds(id) {
                 guard.desc().touch();
                 self.check()?;
@@ -94,13 +99,17 @@ impl Pool {
     /// [`Need::Page`](crate::Need::Page) if it is not in memory (or is just being read); `Poisoned`.
     pub fn try_exclusive(&self, id: PageId) -> std::result::Result<ExclusivePage<'_>, Stop> {
         let guard = self.try_write_latch(id)?;
-        Ok(ExclusivePage { pool: self, guard, id, fresh: false })
+        Ok(ExclusivePage { pool: self, guard, id, fresh: false, made: None })
     }
 
     fn try_write_latch(&self, id: PageId) -> std::result::Result<WriteGuard<'_, Frame>, Stop> {
         self.check()?;
         while let Entry::Resident(frame) = self.xlat.get(id) {
-            let Some(guard) = self.region.write_while(frame, |f| f.holds(id)) else { continue };
+            let wanted = |f: &Frame| f.holds(id) && !self.is_own(id);
+            let Some(guard) = self.region.write_while(frame, wanted) else {
+                self.not_own(id)?;
+                continue;
+            };
             if guard.desc().holds(id) {
                 guard.desc().touch();
                 self.check()?;
@@ -108,6 +117,21 @@ impl Pool {
             }
         }
         Err(Need::Page(id).into())
+    }
+
+    /// Whether this thread holds the page because it is making it.
+    fn is_own(&self, id: PageId) -> bool {
+        let own = (id, std::thread::current().id());
+        self.made.lock().contains(&own)
+    }
+
+    /// A page that this thread is making is no page that anything leads to, unless a space map is wrong.
+    fn not_own(&self, id: PageId) -> Result<()> {
+        if self.is_own(id) {
+            let m = "a page that is in use was given away as free: a space map is wrong";
+            return Err(Error::new(ErrorKind::PageCorrupt, m).with_page(id));
+        }
+        Ok(())
     }
 
     /// Brings the page into memory and keeps it there until the pin is dropped. The caller holds no latch.
@@ -176,7 +200,13 @@ impl Pool {
         loop {
             let guard = self.bind_blank(id)?;
             if !guard.desc().in_flight() {
-                return Ok(ExclusivePage { pool: self, guard, id, fresh: true });
+                return Ok(ExclusivePage {
+                    pool: self,
+                    guard,
+                    id,
+                    fresh: true,
+                    made: Some(Made::new(self, id)),
+                });
             }
             // The page was freed while it was being written. Whoever makes a page may ask for more while holding it, and
             // wait for the cleaner; the cleaner, to end that write, would wait for the page (BUF-ORDER). So the write is

@@ -7,6 +7,7 @@ use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::PageId;
 use std::fmt;
 use std::ops::Deref;
+use std::thread::ThreadId;
 
 /// A page under a shared latch: its bytes.
 pub struct SharedPage<'p> {
@@ -41,6 +42,29 @@ pub struct ExclusivePage<'p> {
     pub(crate) id: PageId,
     /// From [`Pool::create`], and not initialised yet.
     pub(crate) fresh: bool,
+    /// From [`Pool::create`]. After the guard: it is dropped later.
+    #[allow(dead_code, reason = "it is there to be dropped")]
+    pub(crate) made: Option<Made<'p>>,
+}
+
+/// Notes that a page is being made by this thread, as long as it is there.
+pub(crate) struct Made<'p>(&'p Pool, (PageId, ThreadId));
+
+impl<'p> Made<'p> {
+    pub(crate) fn new(pool: &'p Pool, id: PageId) -> Made<'p> {
+        let own = (id, std::thread::current().id());
+        pool.made.lock().push(own);
+        Made(pool, own)
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        let mut made = self.0.made.lock();
+        if let Some(i) = made.iter().position(|m| *m == self.1) {
+            made.swap_remove(i);
+        }
+    }
 }
 
 impl ExclusivePage<'_> {

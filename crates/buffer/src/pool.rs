@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::thread::ThreadId;
 
 /// The fewest frames of a pool (`BUF-FRAMES`).
 pub const MIN_FRAMES: usize = 24;
@@ -94,6 +95,9 @@ pub struct Pool {
     pub(crate) versions: PageVersions,
     /// Frames that are bound to no page. A frame is in here, bound, or exclusively latched by who is about to bind it.
     pub(crate) free: Mutex<Vec<u32>>,
+    /// Pages from [`Pool::create`] that are held, and by whom. Who asks for one of them again would wait for itself: a damaged
+    /// space map has given away a page that is in use. Looked at only by who has to wait.
+    pub(crate) made: Mutex<Vec<(PageId, ThreadId)>>,
     /// See [`Pool::frame_turn`].
     pub(crate) frame_turn: Mutex<()>,
     /// The clock's hand.
@@ -171,6 +175,7 @@ impl Pool {
             repairs: Mutex::new(Vec::new()),
             versions: PageVersions::new(),
             free: Mutex::new(free),
+            made: Mutex::new(Vec::new()),
             frame_turn: Mutex::new(()),
             hand: AtomicU64::new(0),
             witness: Mutex::new((Lsn::NULL, PageId(0))),

@@ -156,7 +156,9 @@ impl Control {
             r.at += 6 + len;
             managers.push(ManagerEntry { id, version, name });
         }
-        if !valid_page_size(page_size as usize) || redo > begin || keep > redo || begin > end {
+        // Nobody has counted that far, and the next numbers must be numbers.
+        let last = sequence > u64::MAX / 2;
+        if !valid_page_size(page_size as usize) || redo > begin || keep > redo || begin > end || last {
             return bad(ErrorKind::ControlCorrupt, "the slot's fields contradict each other");
         }
         Ok(Control {

@@ -162,27 +162,28 @@ impl VersionsFile {
     }
 
     /// Reads the table that `control` speaks of into `versions` (past the operating system's cache where possible, T4),
-    /// synced before anything relies on it (T44). `end` is the end of the log. A damaged block leaves its pages unknown, and
+    /// synced before anything relies on it (T44). `end` is the end of the log, `present` the number of pages that the data file has room for. A damaged block leaves its pages unknown, and
     /// is in [`VersionsFile::damaged`]. A control file that speaks of no table (of a database made before there was one)
     /// gets an empty one.
     ///
     /// # Errors
-    /// `WrongDatabase` if the file is missing, of another database, or of another moment than the control file;
-    /// `LogBehindPages` if the log ends before a checkpoint that the file knows; `Io`.
+    /// `WrongDatabase` if the file is missing, of another database, or of another moment than the control file,
+    /// or if it and the data file are both shorter than the control file says; `LogBehindPages` if the log ends before a checkpoint that the file knows; `Io`.
     pub fn open(
         disk: &Arc<dyn Disk>,
         control: &Control,
         end: Lsn,
+        present: u64,
         versions: &PageVersions,
     ) -> Result<VersionsFile> {
         let io = |e| Error::io("cannot read the table of page versions", e).with_file(VERSIONS);
-        let present = disk.exists(VERSIONS).map_err(io)?;
+        let there = disk.exists(VERSIONS).map_err(io)?;
         if control.versions == 0 {
             let made = Self::create(disk, control.db)?;
             disk.sync_dir("").map_err(io)?;
             return Ok(made);
         }
-        if !present {
+        if !there {
             return Err(Error::new(ErrorKind::WrongDatabase, "the table of page versions is missing")
                 .with_file(VERSIONS)
                 .with_help("Restore the whole directory from one backup"));
@@ -193,6 +194,17 @@ impl VersionsFile {
         let source = disk.open(VERSIONS, mode).map_err(io)?;
         let room = source.len().map_err(io)? / (2 * BLOCK as u64);
         let blocks = blocks_of(control.data_pages);
+        if blocks > room && present < control.data_pages {
+            // A table that is cut short is one that lost blocks, and the data file says how many there were. If that is shorter
+            // too, nothing bounds the number of blocks to be looked for.
+            let m = format!(
+                "the control file speaks of {} pages, the data file has {present}, and the table of page versions is shorter, too",
+                control.data_pages
+            );
+            return Err(Error::new(ErrorKind::WrongDatabase, m).with_file(VERSIONS).with_help(
+                "Files were cut short, or are older copies: restore the whole directory from one backup",
+            ));
+        }
         let mut table = VersionsFile { file, db: control.db, places: Vec::new(), room, damaged: Vec::new() };
         let in_doubt = table.read(&*source, blocks, control.checkpoint_begin, end, versions)?;
         if digest(&table.places) != control.versions {
@@ -415,7 +427,7 @@ mod tests {
         fn open(&self) -> Result<Bench> {
             let (disk, control) = (self.disk.clone(), self.control.clone());
             let versions = PageVersions::default();
-            let table = VersionsFile::open(&disk, &control, END, &versions)?;
+            let table = VersionsFile::open(&disk, &control, END, PAGES, &versions)?;
             Ok(Bench { disk, versions, table, control })
         }
         fn reopen(&mut self) {
@@ -539,7 +551,7 @@ mod tests {
         file.write_at(0, &new).unwrap();
         b.reopen();
         // The same table under a log that ends before it.
-        let e = VersionsFile::open(&b.disk, &b.control, Lsn(3000), &b.versions).unwrap_err();
+        let e = VersionsFile::open(&b.disk, &b.control, Lsn(3000), PAGES, &b.versions).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::LogBehindPages);
         // A newer table under an older control file.
         let control = b.control.clone();

@@ -2,8 +2,8 @@
 
 use crate::open::{Common, Stop};
 use crate::output::{Failure, Out, Result, bytes, count, hex};
-use crate::rows::{Format, escape, json_text, write_row};
 use clap::Args;
+use hamal_rows::{Format, escape, json_text, write_row};
 use std::fs::{self, File, Permissions};
 use std::io::{BufWriter, Write};
 use std::ops::Bound;

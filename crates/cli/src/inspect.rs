@@ -443,7 +443,7 @@ pub(crate) fn stat(c: &Stat, common: &Common, out: &mut Out) -> Result<()> {
     let state = if report.clean { "closed cleanly" } else { "not closed cleanly; the next open recovers it" };
     out.line(format_args!("{:<11}{state}", "state"))?;
     out.line(format_args!("{:<11}{}", "trees", grouped(trees.len() as u64)))?;
-    trees.iter().try_for_each(|t| out.line(format_args!("{:<11}{}", "", crate::rows::escape(t.as_bytes()))))
+    trees.iter().try_for_each(|t| out.line(format_args!("{:<11}{}", "", hamal_rows::escape(t.as_bytes()))))
 }
 
 // recover

@@ -2,8 +2,8 @@
 
 use crate::open::{Common, Stop, exists};
 use crate::output::{Failure, Out, Result, bytes, hex};
-use crate::rows::{escape, json_text};
 use clap::Args;
+use hamal_rows::{escape, json_text};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

@@ -5,9 +5,9 @@
 
 use crate::open::{Common, Stop};
 use crate::output::{Failure, Out, Result, count, grouped, progress, rate};
-use crate::rows::{Format, Line, RowReader};
 use clap::Args;
 use hamal::{Database, ErrorKind, Tree, WriteTxn};
+use hamal_rows::{Format, Line, RowReader};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::fs::File;
@@ -271,7 +271,7 @@ impl<R: Read> Read for Counted<R> {
 fn read_ahead<R: BufRead + Send + 'static>(mut rows: RowReader<R>) -> Result<Receiver<io::Result<Line>>> {
     let (send, receive) = sync_channel(4096);
     let read = move || {
-        while let Some(line) = rows.next().transpose() {
+        while let Some(line) = rows.next_line().transpose() {
             let failed = line.is_err();
             if send.send(line).is_err() || failed {
                 return;

@@ -12,7 +12,6 @@ mod load;
 mod open;
 mod output;
 mod proof;
-mod rows;
 mod torture;
 mod waldump;
 

@@ -503,9 +503,9 @@ fn wire(
     }
     let parts = assemble(options, &settings, data, log, &managers, &trace)?;
     parts.pool.set_witness(control.witness_page, control.witness_lsn);
-    let versions = VersionsFile::open(&disk, &control, end.end, parts.pool.versions())?;
-    let checkpointer = Checkpointer::new(parts.txns.clone(), control_file, versions, trace.clone());
     let data_len = parts.pool.file_pages();
+    let versions = VersionsFile::open(&disk, &control, end.end, data_len, parts.pool.versions())?;
+    let checkpointer = Checkpointer::new(parts.txns.clone(), control_file, versions, trace.clone());
     let context = RestartContext {
         txns: &parts.txns,
         checkpointer: &checkpointer,

@@ -36,6 +36,15 @@ struct State {
     reserved: BTreeSet<PageId>,
 }
 
+/// What stands in a map page's place must be one: a page that is whole may still be another manager's.
+fn check_map(id: PageId, page: &[u8]) -> Result<()> {
+    if header::rm(page) != SPACE_RM || header::kind(page) != KIND_MAP {
+        let what = format!("a space map was expected, found manager {}", header::rm(page));
+        return Err(Error::new(ErrorKind::PageCorrupt, what).with_page(id));
+    }
+    Ok(())
+}
+
 impl fmt::Debug for Space {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Space").field("state", &self.state).finish_non_exhaustive()
@@ -190,6 +199,7 @@ impl Space {
         let mut out = Vec::with_capacity(maps.len());
         for (map, bits) in maps {
             let page = self.pool().try_exclusive(map)?;
+            check_map(map, &page)?;
             out.push((page, bits.iter().flat_map(|b| b.to_le_bytes()).collect()));
         }
         Ok(out)
@@ -316,10 +326,7 @@ impl Space {
     /// Map page `id` under a shared latch, checked to be one.
     fn map_page(&self, id: PageId) -> Result<hamal_buffer::SharedPage<'_>> {
         let page = self.pool().shared(id)?;
-        if header::rm(&page) != SPACE_RM || header::kind(&page) != KIND_MAP {
-            let what = format!("a space map was expected, found manager {}", header::rm(&page));
-            return Err(Error::new(ErrorKind::PageCorrupt, what).with_page(id));
-        }
+        check_map(id, &page)?;
         Ok(page)
     }
 
@@ -331,8 +338,9 @@ impl Space {
         }
         let page = self.map_page(PageId(0))?;
         let n = bits::map_pages(&page);
-        // A page id is below 2^63 / page size: anything else is no number that this code wrote.
-        if n == 0 || n.saturating_mul(self.per_map()) > i64::MAX as u64 / self.pool().page_size() as u64 {
+        // The file has room for a map page before there is one: anything else is no number that this code wrote, and no
+        // memory is taken by it.
+        if n == 0 || (n - 1).saturating_mul(self.per_map()) >= self.pool().file_pages() {
             let what = format!("map page 0 counts {n} map pages");
             return Err(Error::new(ErrorKind::PageCorrupt, what).with_page(PageId(0)));
         }

@@ -636,7 +636,7 @@ pub(crate) fn parse(
         return None;
     }
     let rm = f.u8()?;
-    let back = |n: u64| lsn.checked_sub(n).filter(|l| *l != 0);
+    let back = |n: u64| lsn.checked_sub(n).filter(|l| *l != 0 && n != 0);
     let txn = match flags >> 5 & 3 {
         0 => 0,
         1 => lsn,

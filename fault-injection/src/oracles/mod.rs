@@ -1,7 +1,7 @@
 //! What is checked after every crash.
 use std::fmt;
 
-mod formats;
+pub(crate) mod formats;
 pub mod ledger;
 pub mod reference;
 pub mod replay;

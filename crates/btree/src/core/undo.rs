@@ -26,7 +26,8 @@ impl Btree {
         let (own, manager, txn) = (record.txn, ctx.manager(), ctx.txn());
         let name = |e: Error| e.with_lsn(record.lsn).with_txn(own);
         let [block] = &record.blocks[..] else {
-            return Err(name(Error::internal("an undoable B-tree record changes exactly one page")));
+            let m = "an undoable B-tree record that does not change exactly one page";
+            return Err(name(Error::new(ErrorKind::LogCorrupt, m)));
         };
         let undo = decode(own, block.op, record.payload(0), record.undo()).map_err(|Broken(why)| {
             name(Error::new(ErrorKind::LogCorrupt, format!("undo bytes of a B-tree record: {why}")))

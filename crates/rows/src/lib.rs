@@ -9,6 +9,10 @@
 //!
 //! The reader is strict: a line that is not exactly one row is reported with its number and a reason, never guessed at.
 //! Blank lines are skipped, a byte order mark at the start and CR before LF are ignored.
+//!
+//! A crate of its own: the command reads and writes rows with it, and the fuzzer feeds it any bytes.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -22,20 +26,21 @@ const LONGEST_LINE: usize = 1 << 30;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// A row format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+pub enum Format {
     /// key, a TAB, value, with \t \n \r \\ and \xNN
     Tsv,
     /// Two fields, quoted where needed
     Csv,
     /// JSON Lines: {"key":..,"value":..}, or key_b64 and value_b64
-    #[value(alias = "json", alias = "ndjson")]
+    #[cfg_attr(feature = "clap", value(alias = "json", alias = "ndjson"))]
     Jsonl,
 }
 
 impl Format {
     /// The format that a file's extension names; TSV for every other.
-    pub(crate) fn of(path: &Path) -> Format {
+    pub fn of(path: &Path) -> Format {
         match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
             Some("csv") => Format::Csv,
             Some("jsonl" | "ndjson" | "json") => Format::Jsonl,
@@ -45,19 +50,20 @@ impl Format {
 }
 
 /// A key and its value.
-pub(crate) type Row = (Vec<u8>, Vec<u8>);
+pub type Row = (Vec<u8>, Vec<u8>);
 
 /// One line of input (in CSV, one record, which may span lines).
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Line {
+pub struct Line {
     /// The number of its first line, from 1.
-    pub(crate) number: u64,
+    pub number: u64,
     /// The row, or what is wrong with the line.
-    pub(crate) row: Result<Row, String>,
+    pub row: Result<Row, String>,
 }
 
 /// Reads rows.
-pub(crate) struct RowReader<R> {
+#[derive(Debug)]
+pub struct RowReader<R> {
     input: R,
     format: Format,
     /// A line of column names comes first.
@@ -69,7 +75,7 @@ pub(crate) struct RowReader<R> {
 
 impl<R: BufRead> RowReader<R> {
     /// A reader of rows; `header` skips the first line that is not blank (CSV and TSV).
-    pub(crate) fn new(input: R, format: Format, header: bool) -> Self {
+    pub fn new(input: R, format: Format, header: bool) -> Self {
         let header = header && format != Format::Jsonl;
         RowReader { input, format, header, line: 0, longest: LONGEST_LINE, buffer: Vec::new() }
     }
@@ -78,7 +84,7 @@ impl<R: BufRead> RowReader<R> {
     ///
     /// # Errors
     /// Reading fails, or a line is longer than 1 GiB.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Line>> {
+    pub fn next_line(&mut self) -> io::Result<Option<Line>> {
         loop {
             if !self.read_line()? {
                 return Ok(None);
@@ -184,7 +190,7 @@ fn hex_digit(b: &u8) -> Option<u8> {
 }
 
 /// The bytes as one line of text, in TSV's escapes.
-pub(crate) fn escape(bytes: &[u8]) -> String {
+pub fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -330,7 +336,7 @@ fn json_row(line: &[u8]) -> Result<Row, String> {
 }
 
 /// The row, or only its key, as a JSON object of one line, without line end.
-pub(crate) fn json_text(key: &[u8], value: Option<&[u8]>) -> String {
+pub fn json_text(key: &[u8], value: Option<&[u8]>) -> String {
     let field = |bytes| match std::str::from_utf8(bytes) {
         Ok(text) => (Some(Cow::Borrowed(text)), None),
         Err(_) => (None, Some(Cow::Owned(BASE64.encode(bytes)))),
@@ -345,7 +351,7 @@ pub(crate) fn json_text(key: &[u8], value: Option<&[u8]>) -> String {
 ///
 /// # Errors
 /// As the output's.
-pub(crate) fn write_row(out: &mut impl Write, format: Format, key: &[u8], value: &[u8]) -> io::Result<()> {
+pub fn write_row(out: &mut impl Write, format: Format, key: &[u8], value: &[u8]) -> io::Result<()> {
     match format {
         Format::Tsv => writeln!(out, "{}\t{}", escape(key), escape(value)),
         Format::Csv => {
@@ -365,7 +371,7 @@ mod tests {
 
     fn read(format: Format, header: bool, input: &[u8]) -> Vec<(u64, Result<Row, String>)> {
         let mut r = RowReader::new(input, format, header);
-        std::iter::from_fn(|| r.next().unwrap()).map(|l| (l.number, l.row)).collect()
+        std::iter::from_fn(|| r.next_line().unwrap()).map(|l| (l.number, l.row)).collect()
     }
     fn row(k: &str, v: &str) -> Result<Row, String> {
         Ok((k.into(), v.into()))
@@ -442,11 +448,11 @@ mod tests {
     fn endless_line_is_an_error() {
         let mut r = RowReader::new(&b"a\t1\naaaaaaaaaaaa"[..], Format::Tsv, false);
         r.longest = 8;
-        assert_eq!(r.next().unwrap().unwrap().row, row("a", "1"));
-        assert!(r.next().unwrap_err().to_string().contains("line 2 is longer than 8 bytes"));
+        assert_eq!(r.next_line().unwrap().unwrap().row, row("a", "1"));
+        assert!(r.next_line().unwrap_err().to_string().contains("line 2 is longer than 8 bytes"));
         let mut r = RowReader::new(&b"a,\"b\nc\nd\ne\nf\ng"[..], Format::Csv, false);
         r.longest = 8;
-        assert!(r.next().unwrap_err().to_string().contains("quoted field"));
+        assert!(r.next_line().unwrap_err().to_string().contains("quoted field"));
     }
 
     #[test]
