@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn tags_are_kept_by_page() {
         let v = PageVersions::new();
-        let last = TAGS_PER_CHUNK + 5;
+        let last = 3 * TAGS_PER_BLOCK as u64 + 5;
         for p in [0, 1, TAGS_PER_BLOCK as u64 - 1, TAGS_PER_BLOCK as u64, last] {
             assert_eq!(v.get(PageId(p)), 0);
             v.set(PageId(p), Lsn(4096 + p));
@@ -167,16 +167,16 @@ mod tests {
         assert_eq!(v.get(PageId(2)), 0);
         assert_eq!((v.get(PageId(u64::MAX)), v.set(PageId(u64::MAX), Lsn(1))), (0, ()));
         assert!(v.take_changed(0) && v.take_changed(1) && !v.take_changed(0) && !v.take_changed(2));
-        assert!(v.take_changed(BLOCKS_PER_CHUNK as u64));
-        let block = v.block(BLOCKS_PER_CHUNK as u64);
+        assert!(v.take_changed(3));
+        let block = v.block(3);
         assert_eq!(block[5], version_tag(Lsn(4096 + last)));
         let w = PageVersions::new();
-        w.load_block(BLOCKS_PER_CHUNK as u64, &block);
+        w.load_block(3, &block);
         assert_eq!(w.get(PageId(last)), version_tag(Lsn(4096 + last)));
-        assert!(!w.take_changed(BLOCKS_PER_CHUNK as u64), "what was loaded is no change");
+        assert!(!w.take_changed(3), "what was loaded is no change");
         w.forget(last, last + 1);
         assert_eq!(w.get(PageId(last)), 0);
-        assert!(w.take_changed(BLOCKS_PER_CHUNK as u64));
+        assert!(w.take_changed(3));
     }
 
     #[test]
