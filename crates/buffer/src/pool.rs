@@ -1,10 +1,10 @@
 //! The pool itself: what it is made of, and its counters.
-use crate::{Managers, RingShares};
 use crate::clean::Cleaner;
 use crate::frame::Frame;
 use crate::region::Region;
 use crate::translate::Translation;
 use crate::versions::PageVersions;
+use crate::{Managers, RingShares};
 use hamal_disk::DiskFile;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Log;
@@ -109,6 +109,8 @@ pub struct Pool {
     pub(crate) dirty: AtomicU64,
     /// Pages that outstanding credits may still dirty.
     pub(crate) promised: AtomicU64,
+    /// Whether a page may be dirty without an image reserve because its newest image is still good (`TXN-ROOM`).
+    pub(crate) unpaid: AtomicBool,
     /// Ring bytes of outstanding credits.
     pub(crate) ring_used: AtomicU64,
     pub(crate) file_pages: AtomicU64,
@@ -148,8 +150,10 @@ impl Pool {
             return Err(Error::new(ErrorKind::InvalidOption, m));
         }
         let o = log.options();
-        let ring = RingShares::of(o.ring_bytes as u64, options.page_size, o.max_record, o.pad)
-            .ok_or_else(|| Error::new(ErrorKind::InvalidOption, "the log's ring is too small for the pages"))?;
+        let ring =
+            RingShares::of(o.ring_bytes as u64, options.page_size, o.max_record, o.pad).ok_or_else(|| {
+                Error::new(ErrorKind::InvalidOption, "the log's ring is too small for the pages")
+            })?;
         let region = Region::new(options.frames, options.page_size, Frame::new).map_err(|e| {
             let m = format!("no memory for {} frames of {} bytes: {e}", options.frames, options.page_size);
             Error::new(ErrorKind::Limit, m).with_help("Configure a smaller pool")
@@ -177,6 +181,7 @@ impl Pool {
             rebuilt_in_redo: Mutex::new(Vec::new()),
             dirty: AtomicU64::new(0),
             promised: AtomicU64::new(0),
+            unpaid: AtomicBool::new(false),
             ring_used: AtomicU64::new(0),
             file_length: Mutex::new(()),
             cleaner: Mutex::new(Cleaner::default()),
