@@ -19,7 +19,7 @@ use crate::patience::Patience;
 use crate::pool::DATA;
 use crate::{Pool, image};
 use hamal_disk::AlignedBuf;
-use hamal_error::{Error, Result};
+use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Block, Credit, RecordKind, RecordSpec, TxnRef, Whole};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, header};
@@ -44,6 +44,15 @@ pub(crate) struct Cleaner {
     staging: Option<AlignedBuf>,
     image: Vec<u8>,
     scratch: Vec<u8>,
+}
+
+impl Cleaner {
+    /// Puts frames that were taken out of the queue first back.
+    fn put_back(&mut self, mut frames: Vec<(u64, u32)>) {
+        frames.sort_unstable();
+        frames.dedup();
+        frames.into_iter().rev().for_each(|f| self.queue.push_front(f));
+    }
 }
 
 /// A page chosen for the batch.
@@ -148,8 +157,9 @@ impl Pool {
             if !f.holds(id) || f.rec() == 0 {
                 return Ok(());
             }
-            let one = Chosen { page: id, frame, rec: f.rec(), claimed: false };
-            if self.write_back(&mut cleaner, vec![one], why)?.written != 0 {
+            let mut one = vec![Chosen { page: id, frame, rec: f.rec(), claimed: false }];
+            let credit = self.image_credit(&mut one)?;
+            if self.write_back(&mut cleaner, one, credit, why)?.written != 0 {
                 return Ok(());
             }
             drop(cleaner);
@@ -158,12 +168,28 @@ impl Pool {
     }
 
     fn clean_round(&self, c: &mut Cleaner, before: Lsn, max: usize, why: WriteReason) -> Result<CleanReport> {
-        let chosen = self.choose(c, before, max.min(self.batch_limit()));
-        if chosen.is_empty() { Ok(CleanReport::default()) } else { self.write_back(c, chosen, why) }
+        let max = max.min(self.batch_limit());
+        let mut chosen = self.choose(c, before, max, false);
+        if chosen.is_empty() {
+            return Ok(CleanReport::default());
+        }
+        let credit = match self.image_credit(&mut chosen) {
+            Err(full) if full.kind() == ErrorKind::NoSpace => {
+                // Images of pages in debt cannot be had, so they stay dirty: they must not keep the others.
+                c.put_back(chosen.iter().map(|x| (x.rec, x.frame)).collect());
+                chosen = self.choose(c, before, max, true);
+                if chosen.is_empty() {
+                    return Err(full);
+                }
+                self.image_credit(&mut chosen)?
+            }
+            credit => credit?,
+        };
+        self.write_back(c, chosen, credit, why)
     }
 
     /// Pages of one batch: as configured, and no more images than a quarter of the ring holds (BUF-RING).
-    fn batch_limit(&self) -> usize {
+    pub(crate) fn batch_limit(&self) -> usize {
         let in_ring = match self.image_cost() {
             0 => usize::MAX,
             cost => (self.ring.images / cost).max(1) as usize,
@@ -171,9 +197,10 @@ impl Pool {
         self.options.batch_pages.min(in_ring)
     }
 
-    /// The oldest dirty pages, in the order of their page ids.
-    fn choose(&self, c: &mut Cleaner, before: Lsn, most: usize) -> Vec<Chosen> {
+    /// The oldest dirty pages, in the order of their page ids. If `paid`, only those that can be written on a full device.
+    fn choose(&self, c: &mut Cleaner, before: Lsn, most: usize, paid: bool) -> Vec<Chosen> {
         let mut chosen: Vec<Chosen> = Vec::new();
+        let mut unpaid = Vec::new();
         for rescan in [false, true] {
             if rescan {
                 if !c.queue.is_empty() || chosen.len() >= most || self.dirty.load(SeqCst) == 0 {
@@ -196,24 +223,42 @@ impl Pool {
                     c.queue.push_front((rec, frame));
                     break;
                 }
+                if paid
+                    && self.image_cost() != 0
+                    && f.lacks_image()
+                    && !covers(f.img(), Lsn(self.begun.load(SeqCst)))
+                {
+                    unpaid.push((rec, frame));
+                    continue;
+                }
                 if let Some(page) = f.page() {
                     chosen.push(Chosen { page, frame, rec, claimed: false });
                 }
             }
         }
+        c.put_back(unpaid);
         chosen.sort_unstable_by_key(|x| x.page);
         chosen.dedup_by_key(|x| x.page);
         chosen
     }
 
-    fn write_back(&self, c: &mut Cleaner, mut chosen: Vec<Chosen>, why: WriteReason) -> Result<CleanReport> {
-        let mut credit = self.image_credit(&mut chosen)?;
+    fn write_back(
+        &self,
+        c: &mut Cleaner,
+        chosen: Vec<Chosen>,
+        mut credit: ImageCredit<'_>,
+        why: WriteReason,
+    ) -> Result<CleanReport> {
         let mut copied = Vec::with_capacity(chosen.len());
         let mut skipped = Vec::new();
         let done = self.write_batch(c, &chosen, &mut credit, &mut copied, &mut skipped, why);
         match done {
             Ok(()) => copied.iter().for_each(|x| self.end_flight(x)),
-            Err(_) => copied.iter().for_each(|x| self.cancel_flight(x)),
+            Err(_) => {
+                copied.iter().for_each(|x| self.cancel_flight(x));
+                // Their images, if they were good or have just been logged, are good until the next checkpoint.
+                self.unpaid.store(true, SeqCst);
+            }
         }
         for x in skipped.iter().rev() {
             c.queue.push_front((x.rec, x.frame));
@@ -317,6 +362,11 @@ impl Pool {
         let guard = Some(guard).filter(|_| !mutants::is(Mutant::ImageAfterLatch));
         let once = mutants::is(Mutant::ImageOnce) && !f.img().is_null();
         if self.options.images && !covers(f.img(), b) && !once && !mutants::is(Mutant::NoImage) {
+            if !x.claimed && credit.debt.as_ref().is_none_or(|d| d.left() < self.image_cost()) {
+                // A checkpoint has begun since the batch took its credit, when the image was still good.
+                f.set_flight(0);
+                return Ok(Taken::Held);
+            }
             match self.append_image(c, x, page_lsn, credit, into) {
                 Ok((lsn, end)) => {
                     f.set_img(lsn);
@@ -450,7 +500,11 @@ impl Pool {
             x.claimed = self.region.desc(x.frame).take_owed();
         }
         let claimed = chosen.iter().filter(|x| x.claimed).count() as u64;
-        let debts = chosen.len() as u64 - claimed;
+        // A page in debt whose image is still good needs none. Should a checkpoint begin before it is copied, it stays dirty.
+        let begun = Lsn(self.begun.load(SeqCst));
+        let debts =
+            chosen.iter().filter(|x| !x.claimed && !covers(self.region.desc(x.frame).img(), begun)).count()
+                as u64;
         let mut reserve = claimed * cost;
         let reserved = match claimed {
             0 => Ok(None),
@@ -493,6 +547,6 @@ impl Pool {
 }
 
 /// Whether an image at `img` is one that recovery from a redo point at or below `b` finds.
-fn covers(img: Lsn, b: Lsn) -> bool {
+pub(crate) fn covers(img: Lsn, b: Lsn) -> bool {
     !img.is_null() && img >= b
 }

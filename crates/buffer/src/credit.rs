@@ -5,16 +5,22 @@
 //! written; it moves into the frame's account when the page becomes dirty. So (`BUF-CAP`) dirty pages never exceed what
 //! the log has room to image, and readers always find clean frames.
 //!
+//! A credit of an undoable change also holds the image of each page that its undo may have to dirty again, and the undo's
+//! share of a group's padding and seal: the transaction takes them over with the record (`TXN-ROOM`), so that a rollback
+//! never waits for the device.
+//!
 //! `BUF-RING`: outstanding credits hold at most half of the ring, or one that is alone what [`RingShares`] allows. A
 //! thread with a credit may wait for a frame, and so for the cleaner, which needs ring space for images: that space must
 //! not all be in the hands of those who wait for it.
 use crate::Pool;
+use crate::clean::covers;
 use crate::frame::Frame;
 use crate::patience::Patience;
 use crate::pool::IMAGE_EXTRA;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Credit;
 use hamal_mutants::{self as mutants, Mutant};
+use hamal_page::Lsn;
 use hamal_trace::WriteReason;
 use std::fmt;
 use std::sync::atomic::Ordering::*;
@@ -63,6 +69,11 @@ pub struct OpCredit<'p> {
     pub(crate) log: Credit<'p>,
     tokens: u64,
     ring: u64,
+    /// Images set aside for an undo, and log space for its share of a group.
+    undo_images: u64,
+    undo_group: u64,
+    /// For an undo on a full device: no token for a page that needs no image now (`TXN-ROOM`).
+    thrifty: bool,
 }
 
 impl OpCredit<'_> {
@@ -73,6 +84,27 @@ impl OpCredit<'_> {
     /// If the credit has less left (a bug in the caller's worst case).
     pub fn take_undo(&mut self, bytes: u64) -> u64 {
         self.log.take(bytes)
+    }
+    /// Moves at most `most` of the images set aside for an undo out: log space of [`Pool::image_bytes`] bytes each, which the
+    /// owner gives back with [`Log::give_back`](hamal_log::Log::give_back). Returns how many.
+    pub fn take_undo_images(&mut self, most: u64) -> u64 {
+        let images = most.min(self.undo_images);
+        self.undo_images -= images;
+        images
+    }
+    /// Moves the undo's share of a group out: log space that its owner gives back. Returns the bytes.
+    pub fn take_undo_group(&mut self) -> u64 {
+        std::mem::take(&mut self.undo_group)
+    }
+    /// Whether it was made by [`Pool::credit_thrifty`].
+    pub fn is_thrifty(&self) -> bool {
+        self.thrifty
+    }
+    /// Moves the log space of the tokens that are left out; how many images.
+    pub fn take_images(&mut self) -> u64 {
+        let left = std::mem::take(&mut self.tokens);
+        self.pool.promised.fetch_sub(left, SeqCst);
+        left
     }
     /// Bytes left for records.
     pub fn bytes_left(&self) -> u64 {
@@ -86,6 +118,11 @@ impl OpCredit<'_> {
     /// Moves a token into a frame that has just been marked; `false` if there is none left: the frame then stands in
     /// debt, and the cleaner gets the image's space beyond the limit.
     pub(crate) fn move_token(&mut self, frame: &Frame) -> bool {
+        if self.thrifty && covers(frame.img(), Lsn(self.pool.begun.load(SeqCst))) {
+            // It will be written without an image; a checkpoint pays before it changes that (TXN-ROOM).
+            self.pool.unpaid.store(true, SeqCst);
+            return false;
+        }
         if self.tokens == 0 {
             return false;
         }
@@ -107,9 +144,9 @@ impl Drop for OpCredit<'_> {
     fn drop(&mut self) {
         self.pool.promised.fetch_sub(self.tokens, SeqCst);
         self.pool.ring_used.fetch_sub(self.ring, SeqCst);
-        let images = self.tokens * self.pool.image_cost();
-        if images != 0 {
-            self.pool.log.give_back(images);
+        let left = (self.tokens + self.undo_images) * self.pool.image_cost() + self.undo_group;
+        if left != 0 {
+            self.pool.log.give_back(left);
         }
     }
 }
@@ -130,7 +167,7 @@ struct Admitted<'p> {
 impl<'p> Admitted<'p> {
     fn into_credit(mut self, log: Credit<'p>) -> OpCredit<'p> {
         let (tokens, ring) = (std::mem::take(&mut self.tokens), std::mem::take(&mut self.ring));
-        OpCredit { pool: self.pool, log, tokens, ring }
+        OpCredit { pool: self.pool, log, tokens, ring, undo_images: 0, undo_group: 0, thrifty: false }
     }
 }
 
@@ -144,7 +181,8 @@ impl Drop for Admitted<'_> {
 impl Pool {
     /// Credit for a change: `record_bytes` of records (worst case, all records of the operation), `undo_bytes` that the
     /// caller will take as undo reserve, and images for at most `pages` pages that become dirty (count a page once for
-    /// each time its latch is taken). May write pages and sync the log to make room: the caller holds no latch.
+    /// each time its latch is taken). If there is an undo to reserve for, as many images again for it, and its share of a
+    /// group. May write pages and sync the log to make room: the caller holds no latch.
     ///
     /// # Errors
     /// `LogFull` (not for `system`), `NoSpace`, `Poisoned`, `Limit` (more pages than may be dirty at once, or than can
@@ -156,34 +194,98 @@ impl Pool {
         pages: usize,
         system: bool,
     ) -> Result<OpCredit<'_>> {
-        let room = self.admit(record_bytes + undo_bytes, pages as u64, system)?;
-        let images = room.tokens * self.image_cost();
+        let (undo_images, undo_group) = match undo_bytes {
+            0 => (0, 0),
+            _ => (pages, self.undo_group_bytes()),
+        };
+        self.credit_with_images(record_bytes + undo_bytes, pages, undo_images, undo_group, system)
+    }
+
+    /// Credit for a structure change that may spread the rows of live transactions over `spread` pages more than held them:
+    /// [`Pool::credit`], and an image for the undo on each of those pages.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn credit_spreading(&self, record_bytes: u64, pages: usize, spread: usize) -> Result<OpCredit<'_>> {
+        self.credit_with_images(record_bytes, pages, spread, 0, false)
+    }
+
+    fn credit_with_images(
+        &self,
+        bytes: u64,
+        pages: usize,
+        undo_images: usize,
+        undo_group: u64,
+        system: bool,
+    ) -> Result<OpCredit<'_>> {
+        let room = self.admit(bytes, pages as u64, system)?;
+        let undo_images = undo_images as u64;
+        let reserve = (room.tokens + undo_images) * self.image_cost() + undo_group;
         // Images are appended by the cleaner, on ring space of its own: only log space is kept for them (BUF-RING).
-        let log = self.log.credit_and_reserve(record_bytes + undo_bytes, images, system)?;
-        Ok(room.into_credit(log))
+        let log = self.log.credit_and_reserve(bytes, reserve, system)?;
+        let mut credit = room.into_credit(log);
+        (credit.undo_images, credit.undo_group) = (undo_images, undo_group);
+        Ok(credit)
     }
 
     /// As [`Pool::credit`] for an undo step: log space for the record comes out of `reserve` (an undo reserve).
     ///
     /// # Errors
-    /// `Poisoned`; `NoSpace` if the device is full and the reserve does not reach for the images as well; the reserve is
-    /// then as it was.
+    /// `Poisoned`; `NoSpace` if the device is full; the reserve is then as it was.
     pub fn credit_from(&self, reserve: &mut u64, record_bytes: u64, pages: usize) -> Result<OpCredit<'_>> {
         let room = self.admit(record_bytes, pages as u64, true)?;
         let images = room.tokens * self.image_cost();
-        let log = match self.reserve_images(images) {
-            Ok(()) => {
-                self.log.credit_from(reserve, record_bytes).inspect_err(|_| self.log.give_back(images))?
-            }
-            Err(e) if e.kind() == ErrorKind::NoSpace && *reserve >= record_bytes + images => {
-                // Log space is log space, whatever it was reserved for.
-                let log = self.log.credit_from(reserve, record_bytes)?;
-                *reserve -= images;
-                log
-            }
-            Err(e) => return Err(e),
-        };
+        self.reserve_images(images)?;
+        let log = self.log.credit_from(reserve, record_bytes).inspect_err(|_| self.log.give_back(images))?;
         Ok(room.into_credit(log))
+    }
+
+    /// As [`Pool::credit_from`] on a full device: the tokens are made of `images` whose log space the caller has set aside
+    /// (it is the credit's now), and a page whose newest image is still good takes none. A page that finds no token left
+    /// stands in debt. No checkpoint may begin before the change is made.
+    ///
+    /// # Errors
+    /// `Poisoned`; `NoSpace` if the reserve does not reach for the record; reserve and images are then as they were.
+    pub fn credit_thrifty(&self, reserve: &mut u64, record_bytes: u64, images: u64) -> Result<OpCredit<'_>> {
+        let room = self.admit(record_bytes, images, true)?;
+        let log = self.log.credit_from(reserve, record_bytes)?;
+        let mut credit = room.into_credit(log);
+        credit.thrifty = true;
+        Ok(credit)
+    }
+
+    /// Log space of the image of one page; 0 with images off.
+    pub fn image_bytes(&self) -> u64 {
+        self.image_cost()
+    }
+
+    /// What the record of an undo may add to the log beside itself: each makes at most one page dirty, so batches that write
+    /// such pages, each with one group, are no more than the records divided by the pages of a batch. A batch with images
+    /// and a commit have their own.
+    pub fn undo_group_bytes(&self) -> u64 {
+        (2 * self.log.options().pad as u64).div_ceil(self.batch_limit() as u64)
+    }
+
+    /// Called before a checkpoint publishes its begin, while no undo is at work: reserves the images of the pages that
+    /// thrifty credits left without one because the present image is good until then (`TXN-ROOM`).
+    ///
+    /// # Errors
+    /// `NoSpace`: the checkpoint must not begin. `Poisoned`.
+    pub fn pay_images(&self) -> Result<()> {
+        if !self.unpaid.load(SeqCst) {
+            return Ok(());
+        }
+        let begun = Lsn(self.begun.load(SeqCst));
+        for frame in 0..self.region.len() as u32 {
+            let f = self.region.desc(frame);
+            while f.lacks_image() && covers(f.img(), begun) {
+                self.reserve_images(self.image_cost())?;
+                // Should the page have been written meanwhile, the surplus goes back when the frame is next settled.
+                f.owe();
+            }
+        }
+        self.unpaid.store(false, SeqCst);
+        Ok(())
     }
 
     /// Reserves log space for images, beyond the limit if need be.
@@ -220,11 +322,19 @@ impl Pool {
                 return Ok(room);
             }
             drop(room);
-            if over_dirty && self.dirty.load(SeqCst) != 0 && self.clean_or_wait(WriteReason::Cleaner)? {
-                if !system {
-                    patience.reset();
+            if over_dirty && self.dirty.load(SeqCst) != 0 {
+                match self.clean_or_wait(WriteReason::Cleaner) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        if !system {
+                            patience.reset();
+                        }
+                        continue;
+                    }
+                    // What is dirty has no image and gets none: that must not stop a rollback.
+                    Err(e) if e.kind() == ErrorKind::NoSpace && system => patience.end(SYSTEM_TRIES),
+                    Err(e) => return Err(e),
                 }
-                continue;
             }
             patience.wait(
                 if over_dirty {

@@ -195,6 +195,11 @@ impl Frame {
     pub(crate) fn owe(&self) {
         self.owed.fetch_add(1, AcqRel);
     }
+    /// Whether it has more marks than image reserves.
+    pub(crate) fn lacks_image(&self) -> bool {
+        let want = u32::from(self.rec() != 0) + u32::from(self.next() != 0);
+        self.owed.load(Acquire) < want
+    }
     /// Takes one image reserve out, if there is one.
     pub(crate) fn take_owed(&self) -> bool {
         self.owed.fetch_update(AcqRel, Acquire, |n| n.checked_sub(1)).is_ok()

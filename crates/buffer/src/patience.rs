@@ -26,6 +26,10 @@ impl Patience {
     pub(crate) fn beyond(&self, tries: u32) -> bool {
         self.tries > tries
     }
+    /// As if so many tries had been in vain.
+    pub(crate) fn end(&mut self, tries: u32) {
+        self.tries = self.tries.max(tries + 1);
+    }
     /// Waits a little.
     ///
     /// # Errors

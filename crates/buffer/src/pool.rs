@@ -113,6 +113,8 @@ pub struct Pool {
     pub(crate) dirty: AtomicU64,
     /// Pages that outstanding credits may still dirty.
     pub(crate) promised: AtomicU64,
+    /// Whether a page may be dirty without an image reserve because its newest image is still good (`TXN-ROOM`).
+    pub(crate) unpaid: AtomicBool,
     /// Ring bytes of outstanding credits.
     pub(crate) ring_used: AtomicU64,
     pub(crate) file_pages: AtomicU64,
@@ -184,6 +186,7 @@ impl Pool {
             rebuilt_in_redo: Mutex::new(Vec::new()),
             dirty: AtomicU64::new(0),
             promised: AtomicU64::new(0),
+            unpaid: AtomicBool::new(false),
             ring_used: AtomicU64::new(0),
             file_length: Mutex::new(()),
             cleaner: Mutex::new(Cleaner::default()),

@@ -96,10 +96,14 @@ impl Checkpointer {
 
         // Step 1 (CKP-1). Whoever appends a record below B has set its recLSN and its table entry before reserving, and
         // the reservation of B is a later step on the same atomic tail.
-        let (begin, _) = self.append(log, RecordKind::CheckpointBegin, &[])?;
-        if !mutants::is(Mutant::PublishAfterScan) {
-            pool.publish_checkpoint(begin);
-        }
+        // What a rollback on a full device relies on is made sure of before (TXN-ROOM).
+        let begin = self.txns.begin_epoch(|| {
+            let (begin, _) = self.append(log, RecordKind::CheckpointBegin, &[])?;
+            if !mutants::is(Mutant::PublishAfterScan) {
+                pool.publish_checkpoint(begin);
+            }
+            Ok(begin)
+        })?;
         self.trace.emit(|| Event::CheckpointBegin { lsn: begin });
 
         // Step 2 (CKP-2): transactions first or frames first does not matter; both after B is published.

@@ -12,6 +12,7 @@ use hamal_log::{Appended, Credit, RecordKind, RecordSpec, Ticket, TxnRef};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
 use hamal_trace::Event;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 /// Commits between two collections.
@@ -126,10 +127,19 @@ impl TxnManager {
     pub(crate) fn finish(&self, txn: &Txn) {
         let left = {
             let mut core = txn.core.lock();
-            std::mem::take(&mut core.undo_reserve) + std::mem::take(&mut core.end_reserve)
+            core.touched = HashSet::new();
+            core.images_used = 0;
+            let images = std::mem::take(&mut core.images) * self.pool().image_bytes();
+            images
+                + std::mem::take(&mut core.undo_reserve)
+                + std::mem::take(&mut core.group_reserve)
+                + std::mem::take(&mut core.end_reserve)
         };
         if left != 0 {
             self.log().give_back(left);
+        }
+        if self.nobody_listed() {
+            self.forget_spread();
         }
         self.registrations.release(txn);
         txn.close_snapshot();

@@ -26,6 +26,7 @@ mod manager;
 mod registrations;
 mod rm;
 mod rollback;
+mod room;
 mod stats;
 mod status;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The transaction manager: beginning, changing, visibility and conflicts, the active transaction table.
 use crate::horizon::{Horizon, Snapshot};
 use crate::registrations::Registrations;
+use crate::room::UndoRoom;
 use crate::stats::{Counters, TxnStats};
 use crate::txn::{State, Txn};
 use crate::waits::{WaitGraph, Waiting};
@@ -88,6 +89,7 @@ pub struct TxnManager {
     pub(crate) registrations: Registrations,
     waits: WaitGraph,
     pub(crate) space: Space,
+    pub(crate) room: UndoRoom,
     pub(crate) counters: Counters,
     pub(crate) active: AtomicU64,
     next_number: AtomicU64,
@@ -116,6 +118,7 @@ impl TxnManager {
             registrations: Registrations::default(),
             waits: WaitGraph::default(),
             space: Space::default(),
+            room: UndoRoom::default(),
             counters: Counters::default(),
             active: AtomicU64::new(0),
             next_number: AtomicU64::new(1),
@@ -261,12 +264,30 @@ impl TxnManager {
         if undo_bytes != 0 {
             core.undo_reserve += credit.take_undo(undo_bytes);
         }
+        if change.kind == RecordKind::Update {
+            // TXN-ROOM.
+            for page in edits.iter().map(|e| e.page.id()) {
+                if !core.touched.contains(&page) && credit.take_undo_images(1) == 1 {
+                    core.touched.insert(page);
+                    core.images += 1;
+                }
+            }
+            core.group_reserve += credit.take_undo_group();
+        }
         if first {
             self.trace.emit(|| Event::TxnBegin { txn: txn.id() });
         }
         Ok(done)
     }
 
+    pub(crate) fn nobody_listed(&self) -> bool {
+        self.listed.lock().is_empty()
+    }
+    /// Whether a transaction other than `txn` is listed.
+    pub(crate) fn others_listed(&self, txn: Option<&Txn>) -> bool {
+        let listed = self.listed.lock();
+        listed.keys().any(|n| txn.is_none_or(|t| t.number() != *n))
+    }
     pub(crate) fn unlist(&self, txn: &Txn) {
         let former = self.listed.lock().remove(&txn.number());
         drop(former);
@@ -373,9 +394,11 @@ impl TxnManager {
     }
     /// Moves the horizon and forgets statuses and versions below it.
     pub fn collect(&self) {
+        self.forget_spread();
         self.horizon.advance(true, |h| self.versions.collect(h));
     }
     pub(crate) fn try_collect(&self) {
+        self.forget_spread();
         self.horizon.advance(false, |h| self.versions.collect(h));
     }
     /// Space on the device may have returned: rollbacks that wait for it try again at once.
@@ -385,7 +408,7 @@ impl TxnManager {
 
     // ---- checkpoint and recovery ----
 
-    fn listed(&self) -> Vec<Arc<Txn>> {
+    pub(crate) fn listed(&self) -> Vec<Arc<Txn>> {
         self.listed.lock().values().cloned().collect()
     }
     /// The active transaction table for a checkpoint, by id: takes each transaction's mutex, one at a time,
@@ -402,7 +425,10 @@ impl TxnManager {
                     txn: txn.id(),
                     last: core.last,
                     undo_next: if mutants::is(Mutant::AttUndoNextNull) { Lsn::NULL } else { core.undo_next },
-                    undo_reserve: core.undo_reserve + core.end_reserve + core.adopted_reserve,
+                    undo_reserve: core.undo_reserve
+                        + core.group_reserve
+                        + core.end_reserve
+                        + core.adopted_reserve,
                 });
             }
         }

@@ -1,8 +1,9 @@
 //! The resource manager contract.
 use crate::{Txn, TxnManager};
 use hamal_buffer::{Managers, OpCredit, PageEdit, PageOps, Pool};
-use hamal_error::Result;
+use hamal_error::{ErrorKind, Result};
 use hamal_log::{Appended, Record};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
 use std::fmt;
 use std::sync::Arc;
@@ -90,29 +91,36 @@ impl<'a> UndoCtx<'a> {
     pub fn pool(&self) -> &'a Pool {
         self.manager.pool()
     }
-    /// Credit for the CLR (`record_bytes`, out of the transaction's undo reserve) dirtying at most `pages`
-    /// pages. If the device is full and the reserve does not reach, waits in the state
-    /// `RollbackWaitsForSpace` until it is not (or the engine is poisoned or closed). No latch held.
+    /// Credit for the CLR (`record_bytes`, out of the transaction's undo reserve) dirtying at most `pages` pages. On a full
+    /// device the images that the pages will owe come out of what the transaction has set aside (TXN-ROOM). No latch held.
     ///
     /// # Errors
-    /// `Poisoned`.
+    /// `Poisoned`; `NoSpace` if the device is full and what was set aside does not reach (a loser of recovery has nothing set
+    /// aside): the manager returns it, and the undo of this record begins again when there may be room.
     pub fn credit(&self, record_bytes: u64, pages: usize) -> Result<OpCredit<'a>> {
         let (manager, txn) = (self.manager, self.txn);
-        manager.until_space(|| {
-            // Only what this CLR takes is moved out, so a checkpoint meanwhile sees the rest. The mutex is
-            // not held while the pool makes room: making room may need a checkpoint, and that the mutex.
-            let mut reserve = {
-                let mut core = txn.core.lock();
-                // With a full device the images of the pages may have to come out of the reserve as well.
-                let images = pages as u64 * (manager.pool().page_size() as u64 * 2);
-                let take = core.undo_reserve.min(record_bytes + images);
-                core.undo_reserve -= take;
-                take
-            };
-            let credit = manager.pool().credit_from(&mut reserve, record_bytes, pages);
-            txn.core.lock().undo_reserve += reserve;
-            credit
-        })
+        // Only what this CLR takes is moved out, so a checkpoint meanwhile sees the rest. The mutex is not held while the
+        // pool makes room.
+        let mut reserve = {
+            let mut core = txn.core.lock();
+            let take = core.undo_reserve.min(record_bytes);
+            core.undo_reserve -= take;
+            take
+        };
+        let credit = match manager.pool().credit_from(&mut reserve, record_bytes, pages) {
+            Err(e)
+                if e.kind() == ErrorKind::NoSpace
+                    && !txn.is_loser()
+                    && !mutants::is(Mutant::RollbackGivesUp) =>
+            {
+                let images = manager.take_undo_images(txn, pages as u64);
+                let credit = manager.pool().credit_thrifty(&mut reserve, record_bytes, images);
+                credit.inspect_err(|_| manager.return_undo_images(txn, images))
+            }
+            done => done,
+        };
+        txn.core.lock().undo_reserve += reserve;
+        credit
     }
     /// Logs the CLR with these edits (which may be empty) and ends the undo of this record.
     ///
@@ -123,6 +131,10 @@ impl<'a> UndoCtx<'a> {
         edits: &mut [PageEdit<'_, '_>],
         credit: &mut OpCredit<'_>,
     ) -> Result<Compensated> {
-        self.manager.log_clr(&self, edits, credit).map(Compensated)
+        let done = self.manager.log_clr(&self, edits, credit)?;
+        if credit.is_thrifty() {
+            self.manager.return_undo_images(self.txn, credit.take_images());
+        }
+        Ok(Compensated(done))
     }
 }

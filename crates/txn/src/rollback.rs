@@ -21,8 +21,9 @@ use std::sync::atomic::Ordering;
 
 /// Log space for one record without pages: Commit, Abort, End, DummyClr.
 pub(crate) const END_BYTES: u64 = 128;
-/// What a transaction sets aside for ending: Abort, End, and one to spare.
-pub(crate) const END_RESERVE: u64 = 512;
+/// How often a rollback that finds the device full asks again, 20 ms apart, before it stops the engine. It comes to that only
+/// if a resource manager reserved less than its undo takes (TXN-ROOM).
+const SPACE_TRIES: u32 = 100;
 
 impl TxnManager {
     /// Sets aside the log space that ending the transaction takes; [`TxnManager::register`] does it. Managers
@@ -37,8 +38,10 @@ impl TxnManager {
         if txn.core.lock().end_reserve != 0 {
             return Ok(());
         }
-        let taken = self.log().credit(END_RESERVE, false)?.take(END_RESERVE);
-        txn.core.lock().end_reserve += taken;
+        // Abort and End, and the padding and seal of the group that ends the transaction.
+        let bytes = 3 * END_BYTES + 2 * self.log().options().pad as u64;
+        self.log().reserve(bytes, false)?;
+        txn.core.lock().end_reserve += bytes;
         Ok(())
     }
 
@@ -67,7 +70,7 @@ impl TxnManager {
             if mutants::is(Mutant::UndoAscending) {
                 self.undo_ascending(txn)?;
             }
-            while !self.undo_step(txn)?.is_null() {}
+            while !self.until_space(|| self.undo_step(txn))?.is_null() {}
         }
         self.end_rolled_back(txn)
     }
@@ -145,7 +148,7 @@ impl TxnManager {
             self.trace.emit(|| Event::TxnRollback { txn: txn.id(), to });
         }
         while at > to {
-            at = self.undo_step(txn)?;
+            at = self.until_space(|| self.undo_step(txn))?;
         }
         if at != to {
             let m = format!("TXN-CLR: the undo chain of {} missed {to} and came to {at}", txn.name());
@@ -158,7 +161,8 @@ impl TxnManager {
     /// undoNextLSN (null: done). Rollback and restart's undo both go through this.
     ///
     /// # Errors
-    /// Anything stops the engine.
+    /// `NoSpace` if the device is full and a loser of recovery, which has no space set aside, is undone: it can be tried again.
+    /// Anything else stops the engine.
     pub fn undo_step(&self, txn: &Txn) -> Result<Lsn> {
         self.poison.check()?;
         let at = txn.core.lock().undo_next;
@@ -168,6 +172,10 @@ impl TxnManager {
         self.undo_record(txn, at).map_err(|e| {
             if self.poison.is_set() {
                 return self.poison.error().unwrap_or(e);
+            }
+            // Either no CLR was logged, and undoNextLSN still leads to the record; or it was, and leads on.
+            if e.kind() == ErrorKind::NoSpace && !mutants::is(Mutant::RollbackGivesUp) {
+                return e;
             }
             let m = format!("{} cannot be rolled back", txn.name());
             let kind = e.kind();
@@ -229,6 +237,8 @@ impl TxnManager {
     /// Has the resource manager undo one update record.
     fn undo_update(&self, txn: &Txn, rm: &dyn ResourceManager, record: &Record) -> Result<Appended> {
         txn.core.lock().undoing = true;
+        // No checkpoint begins while it is at work (TXN-ROOM).
+        let _epoch = self.room.epoch.read();
         let ctx = UndoCtx { manager: self, txn, undo_next: record.prev, rm: record.rm };
         let result = catch_unwind(AssertUnwindSafe(|| rm.undo(record, ctx)));
         let mut core = txn.core.lock();
@@ -241,6 +251,12 @@ impl TxnManager {
         if (core.last != clr.lsn && !mutants::is(Mutant::NoClr)) || core.undo_next != record.prev {
             let m = format!("undo of manager `{}` logged something after its CLR", rm.name());
             return Err(Error::new(ErrorKind::ResourceManager, m));
+        }
+        // The group that brings this CLR to disk may use it now.
+        let group = core.group_reserve.min(self.pool().undo_group_bytes());
+        core.group_reserve -= group;
+        if group != 0 {
+            self.log().give_back(group);
         }
         Ok(clr)
     }
@@ -272,7 +288,8 @@ impl TxnManager {
     /// Appends a record without pages to the transaction's chain. `prev` is lastLSN, or undoNextLSN if given
     /// (then the transaction's undoNextLSN becomes that too).
     fn append_plain(&self, txn: &Txn, kind: RecordKind, undo_next: Option<Lsn>) -> Result<Appended> {
-        let mut credit = self.until_space(|| self.end_credit(txn))?;
+        let mut credit =
+            if txn.is_loser() { self.end_credit(txn)? } else { self.until_space(|| self.end_credit(txn))? };
         self.append_plain_with(txn, kind, undo_next, &mut credit)
     }
 
@@ -373,23 +390,28 @@ impl TxnManager {
         result
     }
 
-    /// Repeats `take` until the device has room for a rollback (or the engine is poisoned): rollback waits in
-    /// a named state instead of failing. No latch held.
+    /// Repeats `take` while it finds the device full, in a named state; stops the engine if it goes on doing so: then the
+    /// next open rolls back. Since space for a rollback is set aside (TXN-RESERVE, TXN-ROOM) it normally waits for nothing.
+    /// No latch held.
     pub(crate) fn until_space<T>(&self, mut take: impl FnMut() -> Result<T>) -> Result<T> {
-        match take() {
-            Err(e) if e.kind() == ErrorKind::NoSpace && !mutants::is(Mutant::RollbackGivesUp) => {}
+        let mut full = match take() {
+            Err(e) if e.kind() == ErrorKind::NoSpace && !mutants::is(Mutant::RollbackGivesUp) => e,
             done => return done,
-        }
+        };
         self.counters.rollbacks_waiting_for_space.fetch_add(1, Ordering::Relaxed);
-        let done = loop {
-            self.space.wait(std::time::Duration::from_millis(20));
-            if let Err(e) = self.poison.check() {
-                break Err(e);
+        let done = 'wait: {
+            for _ in 0..SPACE_TRIES {
+                self.space.wait(std::time::Duration::from_millis(20));
+                if let Err(e) = self.poison.check() {
+                    break 'wait Err(e);
+                }
+                match take() {
+                    Err(e) if e.kind() == ErrorKind::NoSpace => full = e,
+                    done => break 'wait done,
+                }
             }
-            match take() {
-                Err(e) if e.kind() == ErrorKind::NoSpace => {}
-                done => break done,
-            }
+            let m = "the device is full, and what was set aside for a rollback does not reach";
+            Err(self.log().poison(Error::new(ErrorKind::NoSpace, m).with_cause(full)))
         };
         self.counters.rollbacks_waiting_for_space.fetch_sub(1, Ordering::Relaxed);
         done

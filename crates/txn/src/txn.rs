@@ -7,9 +7,10 @@
 use crate::horizon::{Horizon, Now};
 use crate::versions::VersionKey;
 use hamal_error::{Error, ErrorKind, Poison, Result};
-use hamal_page::{Lsn, TreeId, TxnId};
+use hamal_page::{Lsn, PageId, TreeId, TxnId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -36,6 +37,13 @@ pub(crate) struct Core {
     pub(crate) undo_next: Lsn,
     /// Log space held for the CLRs of a rollback.
     pub(crate) undo_reserve: u64,
+    /// Pages that its undoable changes were made on.
+    pub(crate) touched: HashSet<PageId>,
+    /// Images of such pages that it holds log space for, and those that its undo has used (TXN-ROOM).
+    pub(crate) images: u64,
+    pub(crate) images_used: u64,
+    /// Log space held for the padding and seals of the groups that its rollback makes.
+    pub(crate) group_reserve: u64,
     /// Log space held for Commit, or for Abort and End.
     pub(crate) end_reserve: u64,
     /// What the checkpoint said a loser had reserved; not held, recovery ignores the log's limit.
@@ -51,6 +59,7 @@ pub(crate) struct Core {
 pub struct Txn {
     number: u64,
     snapshot: Lsn,
+    loser: bool,
     id: AtomicU64,
     pub(crate) core: Mutex<Core>,
     op: Mutex<()>,
@@ -119,6 +128,7 @@ impl Txn {
         Arc::new_cyclic(|me| Txn {
             number,
             snapshot,
+            loser: !open,
             id: AtomicU64::new(0),
             core: Mutex::new(Core {
                 state: State::Live,
@@ -126,6 +136,10 @@ impl Txn {
                 last: Lsn::NULL,
                 undo_next: Lsn::NULL,
                 undo_reserve: 0,
+                touched: HashSet::new(),
+                images: 0,
+                images_used: 0,
+                group_reserve: 0,
                 end_reserve: 0,
                 adopted_reserve: 0,
                 undoing: false,
@@ -232,6 +246,11 @@ impl Txn {
             TxnId::NONE => format!("transaction #{}", self.number),
             id => format!("transaction #{} ({id})", self.number),
         }
+    }
+    /// Whether it is a loser that recovery rolls back: it holds no log space, and whoever opens the database is told at
+    /// once that the device is full.
+    pub(crate) fn is_loser(&self) -> bool {
+        self.loser
     }
     pub(crate) fn arc(&self) -> Option<Arc<Txn>> {
         self.me.upgrade()

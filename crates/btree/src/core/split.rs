@@ -21,6 +21,7 @@ use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::PageId;
 use hamal_space::OP_SET;
 use hamal_trace::ForceReason;
+use hamal_txn::Txn;
 use std::ops::Range;
 
 /// Ascending inserts in a row that count as a run.
@@ -50,9 +51,9 @@ struct Plan {
 
 impl Btree {
     /// Splits nodes on the way to the key until its leaf has `need` bytes free.
-    pub(crate) fn split(&self, tree: Tree, key: &[u8], need: usize) -> Result<()> {
+    pub(crate) fn split(&self, txn: Option<&Txn>, tree: Tree, key: &[u8], need: usize) -> Result<()> {
         while let Some(plan) = self.pages_only(|| self.plan_split(tree, key, need))? {
-            self.split_one(tree, key, need, plan)?;
+            self.split_one(txn, tree, key, need, plan)?;
         }
         Ok(())
     }
@@ -91,22 +92,24 @@ impl Btree {
 
     /// Splits one node by one record; does nothing if the tree has changed so that the plan does not hold
     /// any more.
-    fn split_one(&self, tree: Tree, key: &[u8], need: usize, plan: Plan) -> Result<()> {
+    fn split_one(&self, txn: Option<&Txn>, tree: Tree, key: &[u8], need: usize, plan: Plan) -> Result<()> {
         let n = if plan.root { 2 } else { 1 };
         let reservation = self.space().reserve(n)?;
         let size = self.pool().page_size();
         // Contents of one page, fences and separators; the pages, and as many map pages as pages were
         // reserved.
         let bytes = record_bytes(2 * size, 6);
-        let mut credit = self.pool().credit(bytes, 0, 3 + n, false)?;
+        // Rows of one page are on two afterwards (TXN-ROOM).
+        let spread = usize::from(plan.level == 0);
+        let mut credit = self.pool().credit_spreading(bytes, 3 + n, spread)?;
         let mut new = Vec::with_capacity(n);
         for id in reservation.pages() {
             new.push(self.pool().create(*id)?);
         }
         let done = self.paged(|| match &mut new[..] {
-            [right] if !plan.root => self.split_below(tree, key, need, plan.level, right, &mut credit),
+            [right] if !plan.root => self.split_below(txn, tree, key, need, plan.level, right, &mut credit),
             [left, right] if plan.root => {
-                self.split_root(tree, key, need, plan.level, left, right, &mut credit)
+                self.split_root(txn, tree, key, need, plan.level, left, right, &mut credit)
             }
             _ => Err(Error::internal("a split without its pages").into()),
         });
@@ -117,8 +120,10 @@ impl Btree {
         Ok(())
     }
 
+    #[allow(clippy::too_many_arguments, reason = "a latched section gets all that was taken before it")]
     fn split_below<'p>(
         &'p self,
+        txn: Option<&Txn>,
         tree: Tree,
         key: &[u8],
         need: usize,
@@ -143,6 +148,7 @@ impl Btree {
         }
         let cut = choose(&here, key, left.len()).map_err(|b| corrupt(left.id(), b))?;
         let init = right_half(tree, &here, &cut).map_err(|b| corrupt(left.id(), b))?;
+        let new = right.id();
         let truncate = encode_truncate(cut.keep, &cut.separator);
         let insert = encode_insert_child(slot, &cut.separator, right.id());
         let mut maps = self.space().latch_maps(&[right.id()])?;
@@ -160,6 +166,9 @@ impl Btree {
             self.force_between()?;
             self.txns().structure(None, BTREE_RM, &mut [parent], credit)?;
         }
+        if level == 0 {
+            self.txns().spread_undo(txn, new, credit);
+        }
         Ok(true)
     }
 
@@ -171,6 +180,7 @@ impl Btree {
     #[allow(clippy::too_many_arguments, reason = "a latched section gets all that was taken before it")]
     fn split_root<'p>(
         &'p self,
+        txn: Option<&Txn>,
         tree: Tree,
         key: &[u8],
         need: usize,
@@ -189,6 +199,7 @@ impl Btree {
         let cut = choose(&here, key, root.len()).map_err(broken)?;
         let child = if here.is_leaf() { None } else { Some(here.child(0).map_err(broken)?) };
         let shape = Shape { level, lower: here.lower(), upper: Some(&cut.separator), left: child };
+        let new = right.id();
         let left_init = encode_init(tree.id, &shape, &here, 0..cut.keep).map_err(broken)?;
         let right_init = right_half(tree, &here, &cut).map_err(broken)?;
         let root_init = encode_root(tree.id, above, left.id(), &cut.separator, right.id());
@@ -207,6 +218,9 @@ impl Btree {
             edits.push(PageEdit { page, op: OP_SET, whole: Whole::No, payload });
         }
         self.txns().structure(None, BTREE_RM, &mut edits, credit)?;
+        if level == 0 {
+            self.txns().spread_undo(txn, new, credit);
+        }
         Ok(true)
     }
 }

@@ -46,7 +46,7 @@ impl Btree {
             match done {
                 Ok(()) => return Ok(()),
                 Err(Stop::Error(e)) => return Err(e),
-                Err(Stop::Need(Need::Room)) => self.make_room(tree, key, room)?,
+                Err(Stop::Need(Need::Room)) => self.make_room(txn, tree, key, room)?,
                 Err(Stop::Need(Need::Transaction(holder))) if txn.is_some() => {
                     if let Some(txn) = txn {
                         self.txns().wait_for(txn, holder)?;

@@ -108,7 +108,7 @@ impl Btree {
                 }
                 Err(Stop::Error(e)) => return Err(e),
                 Err(Stop::Need(Need::Transaction(holder))) => self.txns().wait_for(txn, holder)?,
-                Err(Stop::Need(Need::Room)) => self.make_room(tree, key, room)?,
+                Err(Stop::Need(Need::Room)) => self.make_room(Some(txn), tree, key, room)?,
                 Err(Stop::Need(Need::Credit)) => {
                     self.txns().versions().admit(worst + 1)?;
                     admitted = true;
@@ -244,11 +244,11 @@ impl Btree {
 
     /// Room for `need` more bytes in the leaf of a key: by a purge, if that gives a good deal of it, else
     /// by a split.
-    pub(crate) fn make_room(&self, tree: Tree, key: &[u8], need: usize) -> Result<()> {
+    pub(crate) fn make_room(&self, txn: Option<&Txn>, tree: Tree, key: &[u8], need: usize) -> Result<()> {
         let enough = (self.pool().page_size() / 16).max(need);
         if self.purge_leaf(tree, key)? >= enough {
             return Ok(());
         }
-        self.split(tree, key, need)
+        self.split(txn, tree, key, need)
     }
 }
