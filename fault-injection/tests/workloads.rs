@@ -390,7 +390,7 @@ fn on_the_simulated_disk_nobody_objects() {
             let judged = runner.model.allowed().judge(&found);
             assert!(judged.is_ok(), "{place}: {judged:?}");
             if let Some(reference) = reference {
-                let reference = reference.unwrap_or_else(|e| panic!("{place}: {e}"));
+                let (reference, _) = reference.unwrap_or_else(|e| panic!("{place}: {e}"));
                 assert_eq!(found.difference(&reference), None, "{place}: the reference");
             }
             assert_eq!(disk.objections(), Vec::<String>::new(), "{place}: recovery");
