@@ -5,7 +5,7 @@ use crate::model::{Allowed, Contents, Model, Wrong};
 use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::run::{Ended, Player, caught};
-use crate::sim::{Act, Asked, Fates, Image, IoEvent, Question, SimDisk};
+use crate::sim::{Persistence, Act, Asked, Fates, Image, IoEvent, Question, SimDisk};
 use crate::workload::Workload;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -51,6 +51,13 @@ pub struct Subject<'a> {
 pub(crate) struct Listed {
     pub(crate) answers: HashMap<Question, u8>,
     pub(crate) otherwise: Otherwise,
+    pub(crate) model: Persistence,
+}
+
+/// The answer that the newest write left: under `hostile` the last two for a sector are damage.
+pub(crate) fn newest(model: Persistence, question: Question, options: u8) -> u8 {
+    let damage = model == Persistence::Hostile && matches!(question, Question::Sector { .. });
+    options - if damage && options > 2 { 3 } else { 1 }
 }
 
 /// What answers the rest.
@@ -65,7 +72,7 @@ impl Fates for Listed {
         match (self.answers.get(&question), self.otherwise) {
             (Some(a), _) => (*a).min(options - 1),
             (None, Otherwise::Oldest) => 0,
-            (None, Otherwise::Newest) => options - 1,
+            (None, Otherwise::Newest) => newest(self.model, question, options),
         }
     }
 }
@@ -259,11 +266,11 @@ pub(crate) fn afterwards(
     let exactly = allowed.exactly(state);
     let answered = || {
         let answers = done.asked.iter().map(|a| (a.question, a.answer)).collect();
-        Box::new(Listed { answers, otherwise: Otherwise::Newest })
+        Box::new(Listed { answers, otherwise: Otherwise::Newest, model: image.model() })
     };
     let after = done.disk.image(done.points);
-    let kept: HashMap<Question, u8> = after.questions().into_iter().map(|(q, n)| (q, n - 1)).collect();
-    let reboot = || SimDisk::boot(&after, Box::new(Listed { answers: kept.clone(), otherwise: Otherwise::Newest }));
+    let kept: HashMap<Question, u8> = after.questions().into_iter().map(|(q, n)| (q, newest(after.model(), q, n))).collect();
+    let reboot = || SimDisk::boot(&after, Box::new(Listed { answers: kept.clone(), otherwise: Otherwise::Newest, model: image.model() }));
     if subject.oracles.replay {
         let disk = reboot();
         match caught(|| subject.engine.audit(&disk, subject.config)) {
@@ -306,7 +313,7 @@ pub(crate) fn afterwards(
         let again = recover(
             Subject { oracles: Oracles::LIGHT, ..subject },
             &after,
-            Box::new(Listed { answers: kept.clone(), otherwise: Otherwise::Newest }),
+            Box::new(Listed { answers: kept.clone(), otherwise: Otherwise::Newest, model: image.model() }),
             &exactly,
         );
         if let Some(v) = again.violation {

@@ -146,7 +146,7 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
             }
         }
     };
-    let newest = || Listed { answers: Default::default(), otherwise: Otherwise::Newest };
+    let newest = || Listed { answers: Default::default(), otherwise: Otherwise::Newest, model: scenario.model };
     let mut finding = judge(&kept, newest(), after_death, tally);
     let units = Units::of(image.pending());
     let mut power = vec![plans::Plan::all(&units, Fate::Lost), plans::Plan::all(&units, Fate::Kept)];
@@ -158,7 +158,7 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
         }
         let answer = |q, n: u8| image.answer(q, &|op, s| plan.fate(&units, op, s)).min(n - 1);
         let answers = image.questions().into_iter().map(|(q, n)| (q, answer(q, n))).collect();
-        finding = judge(&image, Listed { answers, otherwise: Otherwise::Newest }, after_failure, tally);
+        finding = judge(&image, Listed { answers, otherwise: Otherwise::Newest, model: scenario.model }, after_failure, tally);
     }
     out.finding = finding;
     out
@@ -215,7 +215,7 @@ pub fn damaged(subject: Subject<'_>, scenario: Scenario<'_>, damages: &[Damage])
         image = image.with_file(&d.file, &bytes);
     }
     let mark = run.allowed(run.disk.points());
-    let fates = Listed { answers: Default::default(), otherwise: Otherwise::Newest };
+    let fates = Listed { answers: Default::default(), otherwise: Otherwise::Newest, model: scenario.model };
     let violation = lenient(subject, &image, fates, &mark.allowed, Mercy::Typed).err()?;
     Some(Finding { violation, crashes: Vec::new(), op: None })
 }

@@ -18,7 +18,7 @@ use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::Run;
-use crate::sim::{Image, Persistence, Question, Site};
+use crate::sim::{Fate, Image, Persistence, Question, Site};
 use coverage::Walk;
 use check::{Listed, Must, Oracles, Otherwise, Recovered, Subject, afterwards, recover};
 use plans::{Plan, Units};
@@ -365,7 +365,7 @@ impl<'a> Explorer<'a> {
                     None => return Ok(()),
                 },
             };
-            let fates = Listed { answers: path.into_iter().collect(), otherwise };
+            let fates = Listed { answers: path.into_iter().collect(), otherwise, model: self.search.model };
             self.case(place, fates, trie)?;
             if self.stopped {
                 return Ok(());
@@ -389,7 +389,11 @@ impl<'a> Explorer<'a> {
     ) -> Result<bool, Box<Finding>> {
         let whole = |op: usize| !self.subject.config.images && place.image.pending()[op].site.role == "data";
         // The length's fate is that of the whole write.
-        let fate = |op, sector| plan.fate(units, op, if whole(op) { u64::MAX } else { sector });
+        let fate = |op, sector| match whole(op) {
+            true if plan.fate(units, op, u64::MAX) == Fate::Kept => Fate::Kept,
+            true => Fate::Lost,
+            false => plan.fate(units, op, sector),
+        };
         let answer = |q: Question, options: u8| place.image.answer(q, &fate).min(options - 1);
         if trie.covers(answer) {
             self.tally.alike += 1;
@@ -403,7 +407,7 @@ impl<'a> Explorer<'a> {
             return Ok(false);
         }
         let answers = place.image.questions().into_iter().map(|(q, n)| (q, answer(q, n))).collect();
-        self.case(place, Listed { answers, otherwise: Otherwise::Newest }, trie)?;
+        self.case(place, Listed { answers, otherwise: Otherwise::Newest, model: self.search.model }, trie)?;
         Ok(true)
     }
 

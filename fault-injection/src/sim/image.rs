@@ -11,6 +11,10 @@ pub struct Image {
 }
 
 impl Image {
+    /// The model of the disk that it is an image of.
+    pub fn model(&self) -> Persistence {
+        self.state.model
+    }
     pub(super) fn new(state: State) -> Image {
         Image { state: Arc::new(state) }
     }
