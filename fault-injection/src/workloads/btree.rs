@@ -47,9 +47,7 @@ impl Workload for BTree {
         // Most seeds are as small as can be; some have the other pad, some have larger pages.
         let pad = if seed % 16 == 10 { 4096 } else { 512 };
         let page_size = if seed % 32 == 13 { 8192 } else { 4096 };
-        // Without images: the disk writes pages whole.
-        let images = seed % 16 != 7;
-        Config { page_size, pad, images, ..Config::default() }
+        Config { page_size, pad, ..Config::default() }
     }
 
     fn operations(&self, seed: u64, length: usize) -> Vec<Op> {
