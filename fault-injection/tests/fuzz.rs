@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// Bytes that one input may have allocated at once, beyond what was there before. The databases have some hundred KiB; the rest
 /// is caches of a fixed size and what the harness keeps.
 const MOST_BYTES: usize = 96 << 20;
+/// Bytes that all inputs of a target together may leave behind.
+const MOST_KEPT: usize = 64 << 10;
 /// An input that takes longer is one that does not end. They take milliseconds.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -149,11 +151,14 @@ fn run(target: &'static str, iterations: u64) {
     }
     let seeds: Vec<Vec<u8>> = seeds.into_iter().map(|(_, b)| b).collect();
     let mut random = Random::new(0xF022);
+    let before = LIVE.load(Relaxed);
     for _ in 0..iterations {
         let input = mutated(&mut random, &seeds);
         one(&|| keep(target, &input), &input);
     }
     done.store(true, Relaxed);
+    let kept = LIVE.load(Relaxed).saturating_sub(before);
+    assert!(kept <= MOST_KEPT, "{target} keeps {kept} bytes of memory for ever");
 }
 
 /// One after the other: memory is counted for the process.
@@ -162,14 +167,14 @@ fn every_target_stands_its_seeds_and_their_mutations() {
     let factor: u64 = std::env::var("HAMAL_FUZZ_FACTOR").ok().and_then(|f| f.parse().ok()).unwrap_or(1);
     let only = std::env::var("HAMAL_FUZZ_TARGET").ok();
     for (target, iterations) in [
-        ("log", 1000),
-        ("page", 300),
-        ("control", 300),
-        ("versions", 300),
-        ("image", 300),
-        ("case", 20_000),
-        ("load", 20_000),
-        ("program", 200),
+        ("log", 2000),
+        ("page", 1000),
+        ("control", 500),
+        ("versions", 800),
+        ("image", 1000),
+        ("case", 100_000),
+        ("load", 100_000),
+        ("program", 800),
     ] {
         if only.as_deref().is_none_or(|o| o == target) {
             let since = Instant::now();

@@ -101,6 +101,14 @@ impl fmt::Debug for TxnManager {
     }
 }
 
+impl Drop for TxnManager {
+    fn drop(&mut self) {
+        // A transaction that could not end, because the engine was stopped, is still in the table, and holds what the table is
+        // in: neither would ever be freed, nor the log's ring.
+        self.horizon.table.clear();
+    }
+}
+
 impl TxnManager {
     /// A manager without transactions.
     pub fn new(pool: Arc<Pool>, registry: Registry, options: TxnOptions, trace: Trace) -> Arc<TxnManager> {

@@ -107,6 +107,14 @@ impl StatusTable {
         }
     }
 
+    /// Removes all entries: the engine is gone.
+    pub(crate) fn clear(&self) {
+        for s in &self.shards {
+            let all = std::mem::take(&mut *s.write());
+            drop(all);
+        }
+    }
+
     /// Number of entries.
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|s| s.read().len()).sum()
