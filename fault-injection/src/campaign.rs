@@ -1,13 +1,13 @@
 //! Many scenarios, on all cores, until a time or a count is reached or something is wrong.
 use crate::case::Case;
 use crate::engine::{Config, Engine};
-use crate::explore::coverage::{Local, listen};
-use crate::oracles::ledger::{Ledger, Matrix};
 use crate::explore::check::{Oracles, Subject};
+use crate::explore::coverage::{Local, listen};
 use crate::explore::replay::{Scenario, run_itself, search};
 use crate::explore::shrink::{sentence, shrink};
 use crate::explore::{Explorer, Finding, Search, Tally, faults};
 use crate::op::Op;
+use crate::oracles::ledger::{Ledger, Matrix};
 use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::{Ended, newborn};
@@ -167,14 +167,8 @@ pub fn campaign(kits: &[Kit], plan: &Plan, live: &Live) -> Report {
     std::thread::scope(|scope| {
         for _ in 0..plan.threads.max(1) {
             scope.spawn(|| {
-                let mut worker = Worker {
-                    kits,
-                    plan,
-                    live,
-                    started,
-                    starts: HashMap::new(),
-                    report: Report::default(),
-                };
+                let mut worker =
+                    Worker { kits, plan, live, started, starts: HashMap::new(), report: Report::default() };
                 let local = Arc::new(Local::default());
                 listen(Some(local.clone()));
                 while !worker.over() {
@@ -227,8 +221,12 @@ impl<'a> Worker<'a> {
         let after = kit.workload.afterwards();
         let creates = random.one_in(64);
         let start = if creates { None } else { self.start(which, &config, model) };
-        let subject =
-            Subject { engine: &*kit.engine, config: &config, workload: Some(&*kit.workload), oracles: plan.oracles };
+        let subject = Subject {
+            engine: &*kit.engine,
+            config: &config,
+            workload: Some(&*kit.workload),
+            oracles: plan.oracles,
+        };
         let scenario = Scenario { model, start: start.as_ref(), ops: &ops, faults: &[], after: &after };
         let found = self.whole(subject, scenario, seed, &mut random);
         self.report.scenarios += 1;
@@ -310,7 +308,8 @@ impl<'a> Worker<'a> {
             }
             let planned = [fault];
             let mut tally = Tally::default();
-            let struck = faults::strike(subject, Scenario { faults: &planned, ..scenario }, thorough, &mut tally);
+            let struck =
+                faults::strike(subject, Scenario { faults: &planned, ..scenario }, thorough, &mut tally);
             self.live.cases.fetch_add(tally.cases, Relaxed);
             self.report.tally.add(&tally);
             self.report.struck += u64::from(struck.struck);
@@ -395,13 +394,20 @@ pub fn replay(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option
         true => None,
         false => Some(newborn(&*kit.engine, &case.config, case.model).map_err(|f| f.to_string())?),
     };
-    let subject =
-        Subject { engine: &*kit.engine, config: &case.config, workload, oracles: Oracles::ALL };
+    let subject = Subject { engine: &*kit.engine, config: &case.config, workload, oracles: Oracles::ALL };
     let after: Vec<Op> = kit.workload.afterwards();
-    let scenario =
-        Scenario { model: case.model, start: start.as_ref(), ops: &case.ops, faults: &case.faults, after: &after };
+    let scenario = Scenario {
+        model: case.model,
+        start: start.as_ref(),
+        ops: &case.ops,
+        faults: &case.faults,
+        after: &after,
+    };
     if !case.damages.is_empty() {
-        return Ok((Tally { cases: 1, ..Tally::default() }, faults::damaged(subject, scenario, &case.damages)));
+        return Ok((
+            Tally { cases: 1, ..Tally::default() },
+            faults::damaged(subject, scenario, &case.damages),
+        ));
     }
     if !case.crashes.is_empty() && case.faults.is_empty() {
         let found = crate::explore::replay::replay(subject, scenario, &case.crashes);

@@ -1,7 +1,7 @@
 //! The engines and workloads that come with the harness, by name.
 use crate::campaign::Kit;
-use crate::explore::coverage::Listener;
 use crate::engines::{hamal::Hamal, pages::Pages};
+use crate::explore::coverage::Listener;
 use crate::workloads::{BTree, Bank, Counters};
 use std::sync::Arc;
 
@@ -12,9 +12,18 @@ pub const WORKLOADS: [&str; 3] = ["btree", "bank", "counters"];
 pub fn kits(names: &[&str]) -> Vec<Kit> {
     let one = |name: &&str| {
         Some(match *name {
-            "btree" => Kit { engine: Box::new(Hamal::new().with_tracer(Arc::new(Listener))), workload: Box::new(BTree) },
-            "bank" => Kit { engine: Box::new(Hamal::new().with_tracer(Arc::new(Listener))), workload: Box::new(Bank) },
-            "counters" => Kit { engine: Box::new(Pages::new().with_tracer(Arc::new(Listener))), workload: Box::new(Counters) },
+            "btree" => Kit {
+                engine: Box::new(Hamal::new().with_tracer(Arc::new(Listener))),
+                workload: Box::new(BTree),
+            },
+            "bank" => Kit {
+                engine: Box::new(Hamal::new().with_tracer(Arc::new(Listener))),
+                workload: Box::new(Bank),
+            },
+            "counters" => Kit {
+                engine: Box::new(Pages::new().with_tracer(Arc::new(Listener))),
+                workload: Box::new(Counters),
+            },
             _ => return None,
         })
     };

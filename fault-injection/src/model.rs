@@ -266,11 +266,15 @@ impl Model {
         let Some(t) = self.open.get(&txn) else { return false };
         for effect in t.effects.iter().rev() {
             match *effect {
-                Op::Put { tree: at, key: k, .. } | Op::Add { tree: at, key: k, .. } if (at, k) == (tree, key) => {
+                Op::Put { tree: at, key: k, .. } | Op::Add { tree: at, key: k, .. }
+                    if (at, k) == (tree, key) =>
+                {
                     return true;
                 }
                 Op::Delete { tree: at, key: k, .. } if (at, k) == (tree, key) => return false,
-                Op::CreateTree { tree: at, .. } | Op::DropTree { tree: at, .. } if at == tree => return false,
+                Op::CreateTree { tree: at, .. } | Op::DropTree { tree: at, .. } if at == tree => {
+                    return false;
+                }
                 _ => {}
             }
         }
@@ -329,7 +333,10 @@ mod tests {
     #[test]
     fn removing_what_is_not_seen_is_nothing() {
         let mut m = Model::default();
-        run(&mut m, &["begin 1", "create 1 0", "commit 1", "begin 1", "begin 2", "put 2 0 5 9 1", "commit 2"]);
+        run(
+            &mut m,
+            &["begin 1", "create 1 0", "commit 1", "begin 1", "begin 2", "put 2 0 5 9 1", "commit 2"],
+        );
         run(&mut m, &["delete 1 0 5", "put 1 0 6 9 1", "commit 1"]);
         assert_eq!(m.allowed().state(3).trees[&0].len(), 2);
     }

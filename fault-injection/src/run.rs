@@ -162,7 +162,11 @@ impl<'a> Player<'a> {
 ///
 /// # Errors
 /// Of the engine.
-pub fn newborn(engine: &dyn Engine, config: &Config, model: crate::sim::Persistence) -> Result<Image, Failure> {
+pub fn newborn(
+    engine: &dyn Engine,
+    config: &Config,
+    model: crate::sim::Persistence,
+) -> Result<Image, Failure> {
     let disk = SimDisk::new(model);
     let mut session = engine.create(Arc::new(disk.clone()), config)?;
     // Closed, if the engine can close: then the scenario does not begin with a recovery.

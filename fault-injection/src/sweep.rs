@@ -196,7 +196,8 @@ impl<'a> Patient<'a> {
         if !closed {
             // Everything written to the log since the last sync but one. Without it the disk is what a crash before that flush
             // could have left: nothing on it can tell the two apart.
-            let is = |act| move |(_, e): &(usize, &crate::sim::IoEvent)| e.site.role == "wal" && e.site.act == act;
+            let is =
+                |act| move |(_, e): &(usize, &crate::sim::IoEvent)| e.site.role == "wal" && e.site.act == act;
             let end = events.iter().enumerate().rfind(is(Act::Write)).map_or(0, |(i, _)| i);
             let from = events[..end].iter().enumerate().rfind(is(Act::Sync)).map_or(0, |(i, _)| i);
             let writes = events[from..].iter().enumerate().filter(is(Act::Write));
@@ -322,7 +323,9 @@ impl<'a> Patient<'a> {
             table.cases += 1;
             cases.fetch_add(1, Relaxed);
             if matches!(outcome, Outcome::Silent(_) | Outcome::Wrong(_)) && table.violations.len() < 100 {
-                table.violations.push((format!("{} {what} of {name} at {place}", damage.name()), outcome.clone()));
+                table
+                    .violations
+                    .push((format!("{} {what} of {name} at {place}", damage.name()), outcome.clone()));
             }
             table.count(damage, role(name), &outcome, 1);
         };
@@ -367,7 +370,9 @@ impl<'a> Patient<'a> {
                         };
                         match damage {
                             Damage::Zeroed => replace(vec![0; r.len()], ""),
-                            Damage::Garbage => replace((0..r.len()).map(|_| random.next() as u8).collect(), ""),
+                            Damage::Garbage => {
+                                replace((0..r.len()).map(|_| random.next() as u8).collect(), "")
+                            }
                             Damage::OlderSector => {
                                 let mut versions = BTreeSet::new();
                                 for o in &self.older {

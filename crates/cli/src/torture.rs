@@ -187,7 +187,9 @@ pub(crate) fn torture(c: &Torture, common: &Common, out: &mut Out) -> Result<()>
         out.json(&summary(&report, &plan, holes))?;
     }
     match report.found.len() {
-        0 if holes > 0 => Err(Failure::Check(format!("{} must occur and did not", count(holes as u64, "thing")))),
+        0 if holes > 0 => {
+            Err(Failure::Check(format!("{} must occur and did not", count(holes as u64, "thing"))))
+        }
         0 => Ok(()),
         n => Err(Failure::Check(count(n as u64, "violation"))),
     }
@@ -339,9 +341,8 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
     for kit in c.kits()?.iter().filter(|k| k.workload.name() != "bank") {
         for closed in [true, false] {
             let swept = std::thread::scope(|scope| {
-                let run = scope.spawn(|| {
-                    sweep::run(kit, c.seed, closed, usize::from(c.stride), threads, &cases, &halt)
-                });
+                let run = scope
+                    .spawn(|| sweep::run(kit, c.seed, closed, usize::from(c.stride), threads, &cases, &halt));
                 while !run.is_finished() {
                     std::thread::sleep(Duration::from_millis(20));
                     halt.store(stop.asked(), Relaxed);
@@ -364,7 +365,11 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
                     }))?;
                 }
             } else {
-                out.line(format!("\n{}, {bytes} bytes, {state}:\n\n{}", kit.engine.name(), table.markdown()))?;
+                out.line(format!(
+                    "\n{}, {bytes} bytes, {state}:\n\n{}",
+                    kit.engine.name(),
+                    table.markdown()
+                ))?;
             }
             for (what, outcome) in &table.violations {
                 let line = format!("VIOLATION: {what}: {outcome:?}");
@@ -379,7 +384,10 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
             "silent": silent, "max_depth": 1, "exhausted": if c.stride == 1 { "every place" } else { "a sample" },
         }))?;
     } else {
-        out.line(format!("{} opened in {seconds:.1} s; violations: {wrong}, silent: {silent}", count(total, "damaged database")))?;
+        out.line(format!(
+            "{} opened in {seconds:.1} s; violations: {wrong}, silent: {silent}",
+            count(total, "damaged database")
+        ))?;
     }
     if wrong == 0 { Ok(()) } else { Err(Failure::Check(count(wrong as u64, "violation"))) }
 }

@@ -97,7 +97,9 @@ fn a_damaged_seal_does_not_hide_the_next_group() {
             // A zero that was a zero before the seal is padding; every byte of the seal matters.
             match read {
                 Err(e) => assert_eq!((e.kind(), seen), (ErrorKind::LogCorrupt, 3 * (i + 1))),
-                Ok(end) => assert_eq!((end.is_none(), seen), (true, 12), "LSN {lsn}: records were passed over"),
+                Ok(end) => {
+                    assert_eq!((end.is_none(), seen), (true, 12), "LSN {lsn}: records were passed over")
+                }
             }
         }
     }

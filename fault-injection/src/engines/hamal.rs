@@ -4,11 +4,11 @@
 //! One thread does everything. There are no background threads and nothing looks at a clock, so that a scenario does the same
 //! input/output each time. A transaction that would have to wait for another one waits for its own thread, which the engine
 //! notices: the operation is refused.
-use crate::explore::coverage;
-use crate::oracles::ledger::Named;
 use crate::engine::{Applied, Config, Engine, Failure, FailureKind, Opened, Session};
+use crate::explore::coverage;
 use crate::model::{Contents, Rows, number};
 use crate::op::{Ack, Op, TreeNo, Txn, key_bytes, tree_name, value_bytes};
+use crate::oracles::ledger::Named;
 use crate::oracles::watch::HamalWatch;
 use crate::oracles::{reference, replay};
 use crate::sim::{SimDisk, Watch};

@@ -5,7 +5,7 @@ use crate::model::{Allowed, Contents, Model, Wrong};
 use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::run::{Ended, Player, caught};
-use crate::sim::{Persistence, Act, Asked, Fates, Image, IoEvent, Question, SimDisk};
+use crate::sim::{Act, Asked, Fates, Image, IoEvent, Persistence, Question, SimDisk};
 use crate::workload::Workload;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -118,9 +118,7 @@ impl Must {
                         && e.range.start < bytes.end
                         && bytes.start < e.range.end
                 }
-                Question::Length { file } => {
-                    e.file == file && matches!(e.site.act, Act::Write | Act::SetLen)
-                }
+                Question::Length { file } => e.file == file && matches!(e.site.act, Act::Write | Act::SetLen),
                 Question::Name { .. } => false,
             })
         };
@@ -151,7 +149,12 @@ impl Must {
 const TRAFFIC: u64 = 1 << 30;
 
 /// Boots `image`, opens the database and judges what is there.
-pub(crate) fn recover(subject: Subject<'_>, image: &Image, fates: Box<dyn Fates>, allowed: &Allowed) -> Recovered {
+pub(crate) fn recover(
+    subject: Subject<'_>,
+    image: &Image,
+    fates: Box<dyn Fates>,
+    allowed: &Allowed,
+) -> Recovered {
     let disk = SimDisk::boot(image, fates);
     let mut out = Recovered {
         asked: Vec::new(),
@@ -172,10 +175,8 @@ pub(crate) fn recover(subject: Subject<'_>, image: &Image, fates: Box<dyn Fates>
         Ok(Err(f)) => {
             disk.power_off();
             out.asked = disk.asked();
-            out.violation = Some(Violation::new(
-                Oracle::Opens,
-                format!("after a mere crash the open fails: {f}"),
-            ));
+            out.violation =
+                Some(Violation::new(Oracle::Opens, format!("after a mere crash the open fails: {f}")));
             return out;
         }
         Err(panic) => {
@@ -269,8 +270,14 @@ pub(crate) fn afterwards(
         Box::new(Listed { answers, otherwise: Otherwise::Newest, model: image.model() })
     };
     let after = done.disk.image(done.points);
-    let kept: HashMap<Question, u8> = after.questions().into_iter().map(|(q, n)| (q, newest(after.model(), q, n))).collect();
-    let reboot = || SimDisk::boot(&after, Box::new(Listed { answers: kept.clone(), otherwise: Otherwise::Newest, model: image.model() }));
+    let kept: HashMap<Question, u8> =
+        after.questions().into_iter().map(|(q, n)| (q, newest(after.model(), q, n))).collect();
+    let reboot = || {
+        SimDisk::boot(
+            &after,
+            Box::new(Listed { answers: kept.clone(), otherwise: Otherwise::Newest, model: image.model() }),
+        )
+    };
     if subject.oracles.replay {
         let disk = reboot();
         match caught(|| subject.engine.audit(&disk, subject.config)) {
@@ -296,7 +303,10 @@ pub(crate) fn afterwards(
             Ok(Some(Ok((_, verdict)))) if verdict != done.opened.verdict => {
                 return Some(Violation::new(
                     Oracle::Verdict,
-                    format!("the end of the log is {:?}, and {verdict:?} by the reference", done.opened.verdict),
+                    format!(
+                        "the end of the log is {:?}, and {verdict:?} by the reference",
+                        done.opened.verdict
+                    ),
                 ));
             }
             Ok(Some(Ok((contents, _)))) => {

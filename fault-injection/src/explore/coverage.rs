@@ -109,7 +109,14 @@ pub(crate) struct Walk {
 
 impl Walk {
     /// The crash point just before change `point`; all points are passed in order, those that are not crashed too.
-    pub(crate) fn pass(&mut self, events: &[IoEvent], point: usize, kinds: &Kinds, depth: usize, crashed: bool) {
+    pub(crate) fn pass(
+        &mut self,
+        events: &[IoEvent],
+        point: usize,
+        kinds: &Kinds,
+        depth: usize,
+        crashed: bool,
+    ) {
         let local = here();
         let note = |site: Site, kind, position| {
             if let (true, Some(local)) = (crashed, &local) {

@@ -105,7 +105,8 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
                 return out;
             }
             (Wrong::NoSpace, Ended::Dead(i, f))
-                if matches!(fault.act, Act::SetLen | Act::Create | Act::MakeDir) && f.kind == FailureKind::Dead =>
+                if matches!(fault.act, Act::SetLen | Act::Create | Act::MakeDir)
+                    && f.kind == FailureKind::Dead =>
             {
                 let text = format!(
                     "under `{what}` `{}` kills the engine, where it could have refused: {f}",
@@ -146,7 +147,8 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
             }
         }
     };
-    let newest = || Listed { answers: Default::default(), otherwise: Otherwise::Newest, model: scenario.model };
+    let newest =
+        || Listed { answers: Default::default(), otherwise: Otherwise::Newest, model: scenario.model };
     let mut finding = judge(&kept, newest(), after_death, tally);
     let units = Units::of(image.pending());
     let mut power = vec![plans::Plan::all(&units, Fate::Lost), plans::Plan::all(&units, Fate::Kept)];
@@ -158,7 +160,12 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
         }
         let answer = |q, n: u8| image.answer(q, &|op, s| plan.fate(&units, op, s)).min(n - 1);
         let answers = image.questions().into_iter().map(|(q, n)| (q, answer(q, n))).collect();
-        finding = judge(&image, Listed { answers, otherwise: Otherwise::Newest, model: scenario.model }, after_failure, tally);
+        finding = judge(
+            &image,
+            Listed { answers, otherwise: Otherwise::Newest, model: scenario.model },
+            after_failure,
+            tally,
+        );
     }
     out.finding = finding;
     out
@@ -305,7 +312,13 @@ pub fn plan(names: &[&str], events: &[IoEvent], most: usize, seed: u64) -> Vec<I
                 continue;
             }
             for (what, forever) in kinds(name, event, &mut random) {
-                all.push(IoFault { role: Some(event.site.role), act: event.site.act, nth: *n, forever, what });
+                all.push(IoFault {
+                    role: Some(event.site.role),
+                    act: event.site.act,
+                    nth: *n,
+                    forever,
+                    what,
+                });
             }
         }
     }

@@ -19,8 +19,8 @@ use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::Run;
 use crate::sim::{Fate, Image, Persistence, Question, Site};
-use coverage::Walk;
 use check::{Listed, Must, Oracles, Otherwise, Recovered, Subject, afterwards, recover};
+use coverage::Walk;
 use plans::{Plan, Units};
 use std::collections::{HashMap, HashSet};
 use trie::Trie;
@@ -281,8 +281,14 @@ impl<'a> Explorer<'a> {
             let mark = run.allowed(point);
             let image = run.disk.image(point);
             self.tally.points += 1;
-            let place =
-                Place { image: &image, allowed: &mark.allowed, must: None, site, depth: 0, most_log: u64::MAX };
+            let place = Place {
+                image: &image,
+                allowed: &mark.allowed,
+                must: None,
+                site,
+                depth: 0,
+                most_log: u64::MAX,
+            };
             if let Err(mut finding) = self.visit(place, self.search.reach) {
                 if let Some(first) = finding.crashes.first_mut() {
                     (first.point, first.site, first.nth) = (point, site, count);
@@ -346,7 +352,9 @@ impl<'a> Explorer<'a> {
         }
         if place.depth == 0 && !self.stopped {
             match finished {
-                _ if trie.is_complete() || (ordered && !whole_pages && finished.is_some()) => self.tally.exact += 1,
+                _ if trie.is_complete() || (ordered && !whole_pages && finished.is_some()) => {
+                    self.tally.exact += 1
+                }
                 Some(level) => self.tally.levels[usize::from(level)] += 1,
                 None => self.tally.open += 1,
             }
@@ -453,7 +461,12 @@ impl<'a> Explorer<'a> {
             self.stopped = true;
             return Ok(());
         }
-        let kind = (place.site, place.depth, done.points.checked_ilog2().map_or(0, |l| l as usize), done.opened.clean);
+        let kind = (
+            place.site,
+            place.depth,
+            done.points.checked_ilog2().map_or(0, |l| l as usize),
+            done.opened.clean,
+        );
         if self.subject.oracles != Oracles::LIGHT && self.chosen(kind, true) {
             self.tally.heavy += 1;
             if let Some(v) = afterwards(self.subject, place.image, &done, place.allowed, self.after) {
@@ -531,4 +544,3 @@ impl<'a> Explorer<'a> {
         Ok(())
     }
 }
-

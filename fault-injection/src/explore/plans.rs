@@ -95,7 +95,13 @@ impl Plan {
 }
 
 /// Calls `visit` with every plan of a finite level; stops early if it returns `false`. Whether it went to the end.
-pub fn level(level: u8, units: &Units, model: Persistence, seed: u64, visit: &mut dyn FnMut(&Plan) -> bool) -> bool {
+pub fn level(
+    level: u8,
+    units: &Units,
+    model: Persistence,
+    seed: u64,
+    visit: &mut dyn FnMut(&Plan) -> bool,
+) -> bool {
     let n = units.operations();
     let mut plan = Plan::all(units, Fate::Lost);
     plan.level = level;
@@ -130,7 +136,9 @@ pub fn level(level: u8, units: &Units, model: Persistence, seed: u64, visit: &mu
             })
         }
         (3, _) => (0..n).rev().all(|op| {
-            [Fate::Kept, Fate::Lost].into_iter().all(|others| inside(units, &mut plan, op, others, model, visit))
+            [Fate::Kept, Fate::Lost]
+                .into_iter()
+                .all(|others| inside(units, &mut plan, op, others, model, visit))
         }),
         (4, _) => covering(units, &mut plan, model, seed, visit),
         _ => true,

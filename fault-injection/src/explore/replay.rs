@@ -119,7 +119,8 @@ fn step(
     after: &[Op],
 ) -> Option<Violation> {
     let otherwise = if crash.rest_survives { Otherwise::Newest } else { Otherwise::Oldest };
-    let fates = Listed { answers: crash.answers.iter().copied().collect(), otherwise, model: at.image.model() };
+    let fates =
+        Listed { answers: crash.answers.iter().copied().collect(), otherwise, model: at.image.model() };
     let done = recover(subject, &at.image, Box::new(fates), at.allowed);
     if done.violation.is_some() {
         return done.violation;
