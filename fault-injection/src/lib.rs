@@ -2,7 +2,7 @@
 //!
 //! An [`Engine`](engine::Engine) runs a scenario of [operations](op::Op) on a [simulated disk](sim::SimDisk). The disk is then
 //! crashed at every change that the engine made to it, in every way its [persistence model](sim::Persistence) allows and
-//! recovery can tell apart; after each, [oracles](oracles) judge what recovery made of it, and recovery itself is
+//! recovery can tell apart; after each, [oracles] judge what recovery made of it, and recovery itself is
 //! crashed in the same way.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]

@@ -43,6 +43,7 @@ const UNSAFE: &[&str] = &[
     "crates/log/src/ring.rs",
     "crates/buffer/src/region.rs",
     "fault-injection/src/bin/power_cut.rs",
+    "fault-injection/tests/fuzz.rs",
 ];
 
 #[test]

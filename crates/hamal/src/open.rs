@@ -520,7 +520,7 @@ fn wire(
     };
     // Until the last loser has ended, what looks settled may be a loser's: no purge, no merge (T11).
     parts.btree.set_undo_only(!mutants::is(Mutant::LoserCleansLeaf));
-    let report = restart(context, progress)?;
+    let report = restart(context, progress).map_err(damage_first)?;
     parts.btree.set_undo_only(false);
     if report.clean && data_len < control.data_pages {
         // The file is cut only before a checkpoint that says so: nothing that follows a clean end could have cut it.
@@ -549,6 +549,12 @@ fn wire(
     let late = mutants::is(Mutant::LockAfterWrite) && !read_only;
     let lock = if late { Some(take_lock(&disk)?) } else { lock };
     Database::start(core, lock)
+}
+
+/// Damage that undo met stops the engine; but nobody has used it yet, so the damage is the error, and not that it stopped.
+fn damage_first(e: Error) -> Error {
+    let damage = std::iter::successors(Some(&e), |c| c.cause()).find(|c| c.is_corruption()).cloned();
+    damage.unwrap_or(e)
 }
 
 pub(crate) fn verdict_name(v: &hamal_log::Verdict) -> &'static str {

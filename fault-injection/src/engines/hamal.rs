@@ -83,16 +83,14 @@ fn meaning(e: &Error) -> FailureKind {
         Conflict | Deadlock | LockTimeout | NotFound | AlreadyExists | TransactionEnded | VersionBudget
         | InvalidArgument => FailureKind::Refused,
         NoSpace | LogFull => FailureKind::NoSpace,
-        Io => FailureKind::Io,
+        Io | PageUnreadable => FailureKind::Io,
         // An engine that stopped because it found a bug in itself is not merely dead.
         Poisoned | OutcomeUnknown if causes(e).any(|c| matches!(c.kind(), Internal | ResourceManager)) => {
             FailureKind::Bug
         }
         Poisoned | OutcomeUnknown => FailureKind::Dead,
         PageCorrupt | LogCorrupt | ControlCorrupt | LogBehindPages | WrongDatabase | NotADatabase
-        | UnsupportedVersion | NeedsRecovery => FailureKind::Damage,
-        // A kind of later versions.
-        other if format!("{other:?}") == "StalePage" => FailureKind::Damage,
+        | UnsupportedVersion | NeedsRecovery | StalePage => FailureKind::Damage,
         _ => FailureKind::Bug,
     }
 }

@@ -1,7 +1,7 @@
 //! A small storage engine, as an example of how an engine is brought to the harness; what is planted in it as
 //! [bugs](ToyBug) aside, some four hundred lines.
 //!
-//! Everything committed is held in memory. A commit appends one [record](record) with all changes of the transaction to a
+//! Everything committed is held in memory. A commit appends one record with all changes of the transaction to a
 //! log and syncs it. A *checkpoint* writes everything to a snapshot file and goes on with an empty log. Recovery
 //! reads the snapshot, then the log up to the first bad record.
 //!

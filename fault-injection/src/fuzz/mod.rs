@@ -3,7 +3,7 @@
 //!
 //! **Structure.** The bytes are not the file: an [`Input`] reads small numbers and pieces from them, and the function builds a
 //! log, a page, an image or a program with these. So nearly every input gets past the first checks, and a changed byte is
-//! a changed field. **Checksums** are [made right](fixup) after the changes (or not: the input says), because no fuzzer guesses
+//! a changed field. **Checksums** are made right after the changes (or not: the input says), because no fuzzer guesses
 //! a CRC, and because what is behind a right checksum must not hurt either: a checksum is no proof of good intentions.
 //!
 //! **What is right.** With damage as devices make it (checksums as they fall): the right data or a typed error. With made-up

@@ -1,6 +1,6 @@
 //! A second recovery, small and pure, to compare the engine's with.
 //!
-//! It shares no code with the engine: the files are read by [`super::formats`]; a page is not an array of bytes here but what it
+//! It shares no code with the engine: the files are read by `formats`; a page is not an array of bytes here but what it
 //! means, a sorted list of rows, and every operation of `docs/formats/btree.md` is carried out on that. There is no buffer
 //! pool, no dirty page table and no redo point: all of the log that is there is repeated, in log order, on every page whose
 //! pageLSN is lower. The checkpoint is used for one thing only, the proof of how far the log was durable.

@@ -309,54 +309,6 @@ fn the_replay_finds_nothing_on_sound_databases() {
 }
 
 #[test]
-#[ignore = "a measurement: run it in release"]
-fn cost() {
-    const N: u32 = 5000;
-    let disk = SimDisk::new(Persistence::Posix);
-    let db = builder().create_on(Arc::new(disk.clone())).unwrap();
-    let tx = db.begin_write().unwrap();
-    let tree = tx.create_tree("t0").unwrap();
-    for k in 0..20 {
-        tree.put(key_bytes(k), value_bytes(30, k as u8)).unwrap();
-    }
-    tx.commit().unwrap();
-    let loser = db.begin_write().unwrap();
-    loser.tree("t0").unwrap().put(key_bytes(3), b"x").unwrap();
-    let tx = db.begin_write().unwrap();
-    tx.tree("t0").unwrap().put(key_bytes(4), b"y").unwrap();
-    tx.commit().unwrap();
-    let image = disk.kept();
-    let config = Config::default();
-    let time = |name: &str, call: &dyn Fn(SimDisk)| {
-        // Time on the processor, so that what else runs on the machine does not count.
-        let nanos = || {
-            let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-            stat.split(' ').next().unwrap().parse::<u64>().unwrap()
-        };
-        let begun = nanos();
-        (0..N).for_each(|_| call(SimDisk::boot(&image, Box::new(Hashed(1)))));
-        eprintln!("{name}: {} us a call", (nanos() - begun) / u64::from(N) / 1000);
-    };
-    time("boot", &|_| ());
-    time("audit", &|d| assert!(replay::audit(Arc::new(d), &config).unwrap().is_empty()));
-    time("recover", &|d| drop(reference::recover(Arc::new(d), &config).unwrap()));
-    let open = |d: SimDisk| drop(builder().open_on(Arc::new(d)).unwrap());
-    time("open", &open);
-    time("open with a watch", &|d| {
-        d.set_watch(HamalWatch::new(&config));
-        open(d);
-    });
-    let ledger = Ledger::new();
-    time("open with a ledger", &|d| drop(builder().tracer(ledger.clone()).open_on(Arc::new(d)).unwrap()));
-}
-
-fn watched() -> SimDisk {
-    let disk = SimDisk::new(Persistence::Posix);
-    disk.set_watch(HamalWatch::new(&Config::default()));
-    disk
-}
-
-#[test]
 fn the_watch_is_silent_while_the_engine_works_and_recovers() {
     for seed in 0..cases(200) / 20 {
         let disk = watched();

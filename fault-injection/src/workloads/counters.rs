@@ -1,4 +1,4 @@
-//! Additions to counters, for an engine on which they commute ([`Pages`](crate::engines::Pages)): several open transactions add
+//! Additions to counters, for an engine on which they commute (`Pages`): several open transactions add
 //! to the same counters, and each takes back only what it added itself.
 //!
 //! On an engine with rows ([`Hamal`](crate::engines::Hamal)) the same scenarios run too; there most of the additions that meet
