@@ -171,8 +171,12 @@ fn mercy(scenario: &Scenario<'_>, run: &Run, pending: &[PendingOp]) -> Mercy {
                 let hit = events.iter().enumerate().filter(|(_, e)| is(e)).nth(f.nth.max(1) as usize - 1);
                 match hit {
                     Some((i, e)) if e.site.role.starts_with("wal") => {
+                        // One flush may be several writes, one a segment: what follows before the sync belongs to the
+                        // same group and proves nothing.
+                        let sync = |e: &IoEvent| e.site.role == "wal" && e.site.act == Act::Sync;
+                        let synced = events[i..].iter().position(sync).map_or(events.len(), |n| i + n);
                         let proof = |(at, e): (usize, &IoEvent)| {
-                            at > i
+                            at > synced
                                 && e.site.role == "wal"
                                 && e.site.act == Act::Write
                                 && !pending.iter().any(|p| p.event == at)
