@@ -184,6 +184,20 @@ fn the_checkpoints_table_never_overrides_what_was_seen_after_begin() {
     assert_eq!(r.pages[&PageId(4)].rec, a2);
 }
 
+/// REC-5: a page that changed between begin and end is in the table and in the log; the lower of both LSNs is its recLSN.
+#[test]
+fn the_lower_of_table_and_log_is_the_rec_lsn() {
+    let mut h = History::new();
+    let a = h.first(1);
+    h.begin_checkpoint();
+    let b = h.update(a, a, 1); // dirty since a
+    let c = h.update(a, b, 2); // written after this, dirty again since d
+    let d = h.update(a, c, 2);
+    h.end_checkpoint(&[(1, a), (2, d)], &[entry(a, d, d)]);
+    let r = h.analyse().unwrap();
+    assert_eq!((r.pages[&PageId(1)].rec, r.pages[&PageId(2)].rec), (a, c));
+}
+
 /// REC-4, trap T42: recLSN speaks of the version on disk and must not hide an image between R and itself.
 #[test]
 fn whole_page_records_are_found_from_the_redo_point_on() {
@@ -193,6 +207,7 @@ fn whole_page_records_are_found_from_the_redo_point_on() {
     let u = h.update(t, t, 1);
     h.begin_checkpoint();
     h.end_checkpoint(&[(7, t), (1, u)], &[entry(t, u, u)]);
+    assert!(!h.analyse().unwrap().needs_checkpoint, "what lies below begin is in the checkpoint");
     let later = h.update(t, u, 1);
     let r = h.analyse().unwrap();
     let p = &r.pages[&PageId(1)];
