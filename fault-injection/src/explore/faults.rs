@@ -47,7 +47,7 @@ pub fn kinds(name: &str, event: &IoEvent, random: &mut Random) -> Vec<(Wrong, bo
         "eio" => vec![(Wrong::Eio, false), (Wrong::Eio, true)],
         "nospace" if !sync => vec![(Wrong::NoSpace, false), (Wrong::NoSpace, true)],
         "eintr" if write => vec![(Wrong::Interrupted, false)],
-        "short" if write => vec![(Wrong::Short(random.below(len)), false)],
+        "short" if write => vec![(Wrong::Short(1 + random.below(len - 1)), false)],
         "lie" if sync => vec![(Wrong::Lie, false)],
         "lost" if write => vec![(Wrong::LostWrite, false)],
         "misdirected" if write => {

@@ -308,6 +308,12 @@ fn the_replay_finds_nothing_on_sound_databases() {
     });
 }
 
+fn watched() -> SimDisk {
+    let disk = SimDisk::new(Persistence::Posix);
+    disk.set_watch(HamalWatch::new(&Config::default()));
+    disk
+}
+
 #[test]
 fn the_watch_is_silent_while_the_engine_works_and_recovers() {
     for seed in 0..cases(200) / 20 {
