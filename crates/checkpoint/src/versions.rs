@@ -335,10 +335,10 @@ impl VersionsFile {
         let mut blocks = 0;
         for (i, place) in places.iter_mut().enumerate() {
             // The flag before the tags (VER-2).
-            let changed = versions.take_changed(i as u64);
+            let changed = versions.take_changed(i as u64) || place.due;
             // The first block bears the moment of every checkpoint: an older control file put back beside an older log is
             // known by it, whatever pages were written (VER-6).
-            if !changed && !place.due && i != 0 {
+            if !changed && i != 0 {
                 continue;
             }
             *place = Place { copy: 1 - place.copy, moment, due: false };
@@ -347,9 +347,9 @@ impl VersionsFile {
             self.file.write_at(offset, &buf).map_err(|e| {
                 Error::io("writing the table of page versions", e).with_file(VERSIONS).with_offset(offset)
             })?;
-            blocks += 1;
+            blocks += usize::from(changed);
         }
-        if blocks > 0 {
+        if !places.is_empty() {
             self.file
                 .sync()
                 .map_err(|e| Error::io("syncing the table of page versions", e).with_file(VERSIONS))?;
