@@ -157,7 +157,7 @@ mutants! {
         "A page write that fails for want of space counts as done.";
         "ENOSPC once at a write of the data file, checkpoint; read the page from disk, or crash"
     25 ShortWriteIsWhole "short-write-is-whole"
-        breaks "DISK-1" in ["disk/src/lib.rs", "disk/src/posix.rs"] needs [ShortWrites]
+        breaks "DISK-1" in ["disk/src/continued.rs"] needs [ShortWrites]
         "A short write is not continued.";
         "one short write to log, data or control file; then a crash, or a read past the cache"
     26 AckAfterPoison "ack-after-poison"
@@ -408,7 +408,7 @@ mutants! {
         "A row that a live transaction has changed is overwritten.";
         "two interleaved transactions change one row, then one of them rolls back"
     81 RollbackGivesUp "rollback-gives-up"
-        breaks "TXN-RESERVE, T15" in ["txn/src/rollback.rs"] needs [NoSpace]
+        breaks "TXN-RESERVE, T15" in ["txn/src/rm.rs", "txn/src/rollback.rs"] needs [NoSpace]
         "A rollback that finds the device full gives up.";
         "fill the device with a transaction open, roll it back"
     82 NoVersionBudget "no-version-budget"
