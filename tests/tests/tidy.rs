@@ -63,6 +63,27 @@ fn unsafe_stays_where_it_is_argued() {
     }
 }
 
+/// The crates that run under the model checker take what threads share from `hamal-sync`, or it would not see them.
+#[test]
+fn threads_share_memory_through_one_facade() {
+    let checked = ["log", "buffer", "txn", "space", "checkpoint", "latch"];
+    for (name, text) in all("rs") {
+        let mut parts = name.split('/');
+        let place = (parts.next(), parts.next(), parts.next());
+        let (Some("crates"), Some(krate), Some("src")) = place else { continue };
+        if !checked.contains(&krate) || name.contains("/tests/") {
+            continue;
+        }
+        for word in
+            ["parking_lot::", "std::sync::atomic", "std::sync::{Mutex", "std::thread::", "std::sync::Mutex"]
+        {
+            // The tags of page versions are looked at under the latch of their page, and there are many.
+            let aside = name == "crates/buffer/src/versions.rs";
+            assert!(aside || !text.contains(word), "{name}: {word} and not hamal_sync");
+        }
+    }
+}
+
 #[test]
 fn nothing_is_unfinished() {
     for (name, text) in all("rs") {

@@ -5,7 +5,7 @@ use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Appended, Block, RecordKind, RecordSpec, TxnRef, Whole};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, RmId, TreeId, TxnId, header};
-use std::sync::atomic::{Ordering::SeqCst, fence};
+use hamal_sync::atomic::{Ordering::SeqCst, fence};
 
 /// Bytes at the front of an initialisation's payload that belong to the pool: manager, kind, tree.
 pub(crate) const INIT_HEAD: usize = 6;

@@ -4,8 +4,8 @@ use crate::pool::DATA;
 use hamal_error::{Error, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId};
+use hamal_sync::atomic::{Ordering::SeqCst, fence};
 use hamal_trace::Event;
-use std::sync::atomic::{Ordering::SeqCst, fence};
 
 /// What [`Pool::scan_dirty`] found.
 #[derive(Clone, Debug)]

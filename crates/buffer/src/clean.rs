@@ -23,9 +23,9 @@ use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Block, Credit, RecordKind, RecordSpec, TxnRef, Whole};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, header};
+use hamal_sync::atomic::{Ordering::*, fence};
 use hamal_trace::{Event, ForceReason, WriteReason};
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{Ordering::*, fence};
 
 /// What one round of [`Pool::clean`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,9 +21,9 @@ use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Credit;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
+use hamal_sync::atomic::Ordering::*;
 use hamal_trace::WriteReason;
 use std::fmt;
-use std::sync::atomic::Ordering::*;
 
 /// How often a system operation tries to make room before it goes beyond the caps: it must not fail for them.
 const SYSTEM_TRIES: u32 = 200;

@@ -11,9 +11,9 @@ use crate::{ExclusivePage, Need, Pin, Pool, SharedPage, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageFault, PageId, header};
+use hamal_sync::MutexGuard;
+use hamal_sync::atomic::Ordering::*;
 use hamal_trace::{Event, WriteReason};
-use parking_lot::MutexGuard;
-use std::sync::atomic::Ordering::*;
 
 /// Tries for a frame before others get a chance at those that one has.
 const SOON: u32 = 80;
@@ -121,7 +121,7 @@ impl Pool {
 
     /// Whether this thread holds the page because it is making it.
     fn is_own(&self, id: PageId) -> bool {
-        let own = (id, std::thread::current().id());
+        let own = (id, hamal_sync::thread::current().id());
         self.made.lock().contains(&own)
     }
 

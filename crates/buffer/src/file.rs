@@ -4,7 +4,7 @@ use crate::Pool;
 use crate::pool::DATA;
 use hamal_error::{Error, Result};
 use hamal_page::PageId;
-use std::sync::atomic::Ordering::*;
+use hamal_sync::atomic::Ordering::*;
 
 const LEAST_STEP: u64 = 1 << 20;
 const MOST_STEP: u64 = 64 << 20;

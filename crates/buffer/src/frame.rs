@@ -19,7 +19,8 @@
 //! under the latch before they act (`checkpoint.rs` says why its glance misses nothing).
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
+use hamal_sync::aside;
+use hamal_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 const NO_PAGE: u64 = u64::MAX;
 
@@ -34,12 +35,12 @@ pub(crate) struct Frame {
     next: AtomicU64,
     flight: AtomicU64,
     img: AtomicU64,
-    hits: AtomicU64,
+    hits: aside::AtomicU64,
     owed: AtomicU32,
     pins: AtomicU32,
     in_flight: AtomicBool,
     dead: AtomicBool,
-    used: AtomicU8,
+    used: aside::AtomicU8,
 }
 
 /// Which mark [`Frame::mark`] set.
@@ -61,12 +62,12 @@ impl Frame {
             next: AtomicU64::new(0),
             flight: AtomicU64::new(0),
             img: AtomicU64::new(0),
-            hits: AtomicU64::new(0),
+            hits: aside::AtomicU64::new(0),
             owed: AtomicU32::new(0),
             pins: AtomicU32::new(0),
             in_flight: AtomicBool::new(false),
             dead: AtomicBool::new(false),
-            used: AtomicU8::new(0),
+            used: aside::AtomicU8::new(0),
         }
     }
 

@@ -5,9 +5,9 @@ use crate::region::{ReadGuard, WriteGuard};
 use hamal_error::Error;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::PageId;
+use hamal_sync::thread::ThreadId;
 use std::fmt;
 use std::ops::Deref;
-use std::thread::ThreadId;
 
 /// A page under a shared latch: its bytes.
 pub struct SharedPage<'p> {
@@ -52,7 +52,7 @@ pub(crate) struct Made<'p>(&'p Pool, (PageId, ThreadId));
 
 impl<'p> Made<'p> {
     pub(crate) fn new(pool: &'p Pool, id: PageId) -> Made<'p> {
-        let own = (id, std::thread::current().id());
+        let own = (id, hamal_sync::thread::current().id());
         pool.made.lock().push(own);
         Made(pool, own)
     }
@@ -84,7 +84,7 @@ impl Deref for ExclusivePage<'_> {
 impl Drop for ExclusivePage<'_> {
     fn drop(&mut self) {
         // The latch is given back after this, when `guard` is dropped.
-        if std::thread::panicking() {
+        if hamal_sync::thread::panicking() {
             // The page may be half changed: nobody may read or write it any more (BUF-POISON).
             let e = Error::internal("a thread panicked while it held a page's exclusive latch")
                 .with_page(self.id);

@@ -37,9 +37,9 @@ impl Patience {
     pub(crate) fn wait(&mut self, for_what: &str, help: &str) -> Result<()> {
         self.tries += 1;
         if self.tries <= YIELDS {
-            std::thread::yield_now();
+            hamal_sync::thread::yield_now();
         } else if self.tries <= Self::LIMIT {
-            std::thread::sleep(NAP);
+            hamal_sync::thread::sleep(NAP);
         } else {
             return Err(Error::new(ErrorKind::Limit, for_what).with_help(help));
         }

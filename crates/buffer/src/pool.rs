@@ -9,12 +9,13 @@ use hamal_disk::DiskFile;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Log;
 use hamal_page::{Lsn, PageId};
+use hamal_sync::Mutex;
+use hamal_sync::aside;
+use hamal_sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use hamal_sync::thread::ThreadId;
 use hamal_trace::Trace;
-use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
-use std::thread::ThreadId;
 
 /// The fewest frames of a pool (`BUF-FRAMES`).
 pub const MIN_FRAMES: usize = 24;
@@ -60,14 +61,14 @@ pub struct PoolStats {
 /// Counters that many threads raise.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) resident: AtomicU64,
-    pub(crate) misses: AtomicU64,
-    pub(crate) evictions: AtomicU64,
-    pub(crate) pages_written: AtomicU64,
-    pub(crate) write_calls: AtomicU64,
-    pub(crate) images: AtomicU64,
-    pub(crate) image_bytes: AtomicU64,
-    pub(crate) repaired: AtomicU64,
+    pub(crate) resident: aside::AtomicU64,
+    pub(crate) misses: aside::AtomicU64,
+    pub(crate) evictions: aside::AtomicU64,
+    pub(crate) pages_written: aside::AtomicU64,
+    pub(crate) write_calls: aside::AtomicU64,
+    pub(crate) images: aside::AtomicU64,
+    pub(crate) image_bytes: aside::AtomicU64,
+    pub(crate) repaired: aside::AtomicU64,
 }
 
 /// Name of the data file in messages.

@@ -12,10 +12,10 @@ use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, RmId, TxnId, header};
+use hamal_sync::atomic::Ordering::*;
 use hamal_trace::WriteReason;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::Ordering::*;
 
 /// A page under the exclusive latch in redo, where applying logs nothing.
 pub struct RedoPage<'p> {
@@ -145,7 +145,7 @@ impl Deref for RedoPage<'_> {
 
 impl Drop for RedoPage<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if hamal_sync::thread::panicking() {
             let e = Error::internal("a thread panicked while it redid a page").with_page(self.id);
             self.pool.log.poison(e);
             return;

@@ -225,7 +225,7 @@ impl<'r, D> WriteGuard<'r, D> {
     pub(crate) fn let_go_for_a_moment(&mut self) {
         let latch = &self.region.slots[self.frame as usize].latch;
         latch.unlock_exclusive();
-        std::thread::yield_now();
+        hamal_sync::thread::yield_now();
         latch.lock_exclusive();
     }
     /// The bytes, to change.

@@ -19,8 +19,8 @@ use crate::{Applying, Pool, image};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Record, Whole};
 use hamal_page::{Lsn, PageId, header};
+use hamal_sync::atomic::Ordering::*;
 use hamal_trace::{Event, WriteReason};
-use std::sync::atomic::Ordering::*;
 
 /// The page while its records go by.
 struct Rebuild<'a> {

@@ -10,8 +10,8 @@
 //! Whoever follows it latches the frame and then checks the frame's own page id.
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_page::PageId;
+use hamal_sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 const CHUNK_BITS: u32 = 16;
 const CHUNKS: usize = 1 << 16;

@@ -14,9 +14,9 @@ use hamal_error::Result;
 use hamal_log::{Log, RecordKind, RecordSpec, TxnRef};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, RmId};
+use hamal_sync::Mutex;
 use hamal_trace::{Event, ForceReason, Trace};
 use hamal_txn::TxnManager;
-use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Bytes that a record of the log takes beside its data, at most.

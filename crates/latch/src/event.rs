@@ -5,9 +5,9 @@
 //! sleep is not lost: the count then differs from the ticket and the sleep ends at once.
 //!
 //! On Linux the sleep is a futex on the count, with one bit of its mask for readers and one for writers, so
-//! that one writer can be roused without the herd. Elsewhere, and under the model checker, it is a mutex and
+//! that one writer can be roused without the herd. Elsewhere, and under a model checker (`--cfg loom`, or the feature `checked`), it is a mutex and
 //! a condition variable, and every sleeper is roused; sleepers expect to be woken for nothing.
-#![cfg_attr(all(target_os = "linux", not(loom)), allow(unsafe_code))]
+#![cfg_attr(all(target_os = "linux", not(loom), not(feature = "checked")), allow(unsafe_code))]
 
 use crate::sync::{AtomicU32, Ordering};
 
@@ -21,7 +21,7 @@ pub(crate) enum Who {
 #[derive(Debug)]
 pub(crate) struct Event {
     count: AtomicU32,
-    #[cfg(not(all(target_os = "linux", not(loom))))]
+    #[cfg(not(all(target_os = "linux", not(loom), not(feature = "checked"))))]
     room: room::Room,
 }
 
@@ -33,7 +33,7 @@ impl Event {
     }
 }
 
-#[cfg(all(target_os = "linux", not(loom)))]
+#[cfg(all(target_os = "linux", not(loom), not(feature = "checked")))]
 impl Event {
     pub(crate) const fn new() -> Self {
         Event { count: AtomicU32::new(0) }
@@ -76,50 +76,74 @@ impl Event {
     }
 }
 
-#[cfg(not(all(target_os = "linux", not(loom))))]
+#[cfg(not(all(target_os = "linux", not(loom), not(feature = "checked"))))]
 mod room {
-    #[cfg(loom)]
-    pub(super) use loom::sync::{Condvar, Mutex};
     #[cfg(not(loom))]
-    pub(super) use std::sync::{Condvar, Mutex};
+    use hamal_sync::{Condvar, Mutex};
+    #[cfg(loom)]
+    use loom::sync::{Condvar, Mutex};
 
+    /// Where sleepers sleep: a door to go through, and a bell behind it.
     #[derive(Debug)]
     pub(super) struct Room {
-        pub(super) door: Mutex<()>,
-        pub(super) bell: Condvar,
+        door: Mutex<()>,
+        bell: Condvar,
+    }
+
+    #[cfg(not(loom))]
+    impl Room {
+        pub(super) const fn new() -> Self {
+            Room { door: Mutex::new(()), bell: Condvar::new() }
+        }
+        pub(super) fn sleep_while(&self, still: impl Fn() -> bool) {
+            let mut inside = self.door.lock();
+            while still() {
+                self.bell.wait(&mut inside);
+            }
+        }
+        pub(super) fn rouse(&self) {
+            // Through the door once: a waiter that looked before is asleep by now and hears the bell.
+            drop(self.door.lock());
+            self.bell.notify_all();
+        }
+    }
+
+    #[cfg(loom)]
+    impl Room {
+        pub(super) fn new() -> Self {
+            Room { door: Mutex::new(()), bell: Condvar::new() }
+        }
+        pub(super) fn sleep_while(&self, still: impl Fn() -> bool) {
+            let mut inside = self.door.lock().unwrap();
+            while still() {
+                inside = self.bell.wait(inside).unwrap();
+            }
+        }
+        pub(super) fn rouse(&self) {
+            drop(self.door.lock().unwrap());
+            self.bell.notify_all();
+        }
     }
 }
 
-#[cfg(not(all(target_os = "linux", not(loom))))]
+#[cfg(not(all(target_os = "linux", not(loom), not(feature = "checked"))))]
 impl Event {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
-        Event {
-            count: AtomicU32::new(0),
-            room: room::Room { door: room::Mutex::new(()), bell: room::Condvar::new() },
-        }
+        Event { count: AtomicU32::new(0), room: room::Room::new() }
     }
 
     #[cfg(loom)]
     pub(crate) fn new() -> Self {
-        Event {
-            count: AtomicU32::new(0),
-            room: room::Room { door: room::Mutex::new(()), bell: room::Condvar::new() },
-        }
+        Event { count: AtomicU32::new(0), room: room::Room::new() }
     }
 
     pub(crate) fn wait(&self, ticket: u32, _: Who) {
-        // Nothing panics with the door shut, so poison cannot occur; it would not matter either.
-        let mut inside = self.room.door.lock().unwrap_or_else(|e| e.into_inner());
-        while self.count.load(Ordering::Acquire) == ticket {
-            inside = self.room.bell.wait(inside).unwrap_or_else(|e| e.into_inner());
-        }
+        self.room.sleep_while(|| self.count.load(Ordering::Acquire) == ticket);
     }
 
     pub(crate) fn wake(&self, _: Who, _: u32) {
         self.count.fetch_add(1, Ordering::Release);
-        // Through the door once: a waiter that compared before the raise is asleep by now and hears the bell.
-        drop(self.room.door.lock().unwrap_or_else(|e| e.into_inner()));
-        self.room.bell.notify_all();
+        self.room.rouse();
     }
 }

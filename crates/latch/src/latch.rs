@@ -51,7 +51,7 @@ const ONE_WRITER: u32 = 1 << 16;
 const READERS: u32 = ONE_WRITER - 1;
 
 /// Looks before a waiter registers: a latch is held for less than a microsecond as a rule.
-const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
+const SPINS: u32 = if cfg!(loom) || cfg!(feature = "checked") { 1 } else { 100 };
 
 /// A hybrid latch: many shared holders or one exclusive holder; a version that every exclusive section raises
 /// lets a reader that took nothing check that nothing changed.

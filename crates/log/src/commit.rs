@@ -21,13 +21,13 @@ use crate::segment::Segment;
 use hamal_error::{Error, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
+use hamal_sync::MutexGuard;
+use hamal_sync::atomic::AtomicBool;
+use hamal_sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use hamal_sync::thread::Thread;
 use hamal_trace::{Event, ForceReason};
-use parking_lot::MutexGuard;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::task::Waker;
-use std::thread::Thread;
 
 /// What the leader knows of the groups: guarded by leadership.
 #[derive(Debug)]
@@ -45,13 +45,13 @@ pub(crate) struct Parked {
     thread: Thread,
 }
 
-thread_local! {
+hamal_sync::thread_local! {
     static PARKED: Arc<Parked> = Parked::new();
 }
 
 impl Parked {
     fn new() -> Arc<Parked> {
-        Arc::new(Parked { woken: AtomicBool::new(false), thread: std::thread::current() })
+        Arc::new(Parked { woken: AtomicBool::new(false), thread: hamal_sync::thread::current() })
     }
     /// This thread's; a fresh one if the thread is ending.
     fn mine() -> Arc<Parked> {
@@ -89,7 +89,7 @@ struct OnPanic<'a>(&'a Log);
 
 impl Drop for OnPanic<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if hamal_sync::thread::panicking() {
             self.0.poison(Error::internal("a panic while the log was being written"));
         }
     }
@@ -240,7 +240,7 @@ impl Log {
             return;
         }
         while !me.woken.load(Acquire) {
-            std::thread::park();
+            hamal_sync::thread::park();
         }
     }
 

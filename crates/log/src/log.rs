@@ -14,13 +14,13 @@ use hamal_disk::{Disk, OpenMode};
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TxnId};
+use hamal_sync::atomic::Ordering::{Relaxed, SeqCst};
+use hamal_sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use hamal_sync::{Condvar, Mutex, RwLock};
 use hamal_trace::{Event, Trace};
-use parking_lot::{Condvar, Mutex, RwLock};
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
 /// Where an appended record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl fmt::Debug for Log {
     }
 }
 
-thread_local! {
+hamal_sync::thread_local! {
     /// Where a thread encodes its records before it copies them to the ring.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }

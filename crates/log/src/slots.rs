@@ -11,28 +11,29 @@
 //! appender that reserves after the seal may be waited for without need, if its bound is old; it does not
 //! wait for anything, so that ends.
 use crossbeam_utils::CachePadded;
+use hamal_sync::aside;
+use hamal_sync::atomic::{AtomicU64, Ordering};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// More threads than this may append; some of them then wait a moment for a slot.
-const SLOTS: usize = 64;
+const SLOTS: usize = if cfg!(feature = "checked") { 3 } else { 64 };
 const IDLE: u64 = u64::MAX;
 
 #[derive(Debug)]
 struct Slot {
     at: AtomicU64,
     // Counters live here because the holder of the slot has the cache line anyway; only it writes them.
-    records: AtomicU64,
-    bytes: AtomicU64,
+    records: aside::AtomicU64,
+    bytes: aside::AtomicU64,
 }
 
 /// The slots of one log.
 #[derive(Debug)]
 pub(crate) struct Slots(Box<[CachePadded<Slot>]>);
 
-thread_local! {
+hamal_sync::thread_local! {
     static PREFERRED: Cell<usize> = {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        static NEXT: aside::AtomicUsize = aside::AtomicUsize::new(0);
         Cell::new(NEXT.fetch_add(1, Ordering::Relaxed))
     };
 }
@@ -43,14 +44,18 @@ pub(crate) struct Taken<'a>(&'a Slot);
 
 impl Slots {
     pub(crate) fn new() -> Slots {
-        let slot = || Slot { at: AtomicU64::new(IDLE), records: AtomicU64::new(0), bytes: AtomicU64::new(0) };
+        let slot = || Slot {
+            at: AtomicU64::new(IDLE),
+            records: aside::AtomicU64::new(0),
+            bytes: aside::AtomicU64::new(0),
+        };
         Slots((0..SLOTS).map(|_| CachePadded::new(slot())).collect())
     }
 
     /// Takes a slot with the present tail as lower bound.
     #[inline]
     pub(crate) fn take(&self, tail: &AtomicU64) -> Taken<'_> {
-        let preferred = PREFERRED.get();
+        let preferred = PREFERRED.with(Cell::get);
         loop {
             for i in 0..SLOTS {
                 let index = (preferred.wrapping_add(i)) % SLOTS;
@@ -59,13 +64,13 @@ impl Slots {
                     let bound = tail.load(Ordering::SeqCst);
                     if slot.at.compare_exchange(IDLE, bound, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
                         if i != 0 {
-                            PREFERRED.set(index);
+                            PREFERRED.with(|p| p.set(index));
                         }
                         return Taken(slot);
                     }
                 }
             }
-            std::thread::yield_now();
+            hamal_sync::thread::yield_now();
         }
     }
 
@@ -76,10 +81,10 @@ impl Slots {
             while slot.at.load(Ordering::SeqCst) < limit {
                 tries += 1;
                 if tries < 64 {
-                    std::hint::spin_loop();
+                    hamal_sync::hint::spin_loop();
                 } else {
                     // The appender may have been descheduled in the middle of its copy.
-                    std::thread::yield_now();
+                    hamal_sync::thread::yield_now();
                 }
             }
         }

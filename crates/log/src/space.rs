@@ -17,9 +17,9 @@ use crate::segment::{self, Plan};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
+use hamal_sync::atomic::Ordering::{Relaxed, SeqCst};
 use hamal_trace::Event;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// Space in the ring and in allocated segments that an operation may use without waiting (taken
 /// before the first latch). What is not used is given back on drop.

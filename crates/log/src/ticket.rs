@@ -3,14 +3,14 @@ use crate::Log;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
+use hamal_sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use hamal_sync::time::{Duration, Instant};
+use hamal_sync::{Condvar, Mutex};
 use hamal_trace::ForceReason;
-use parking_lot::{Condvar, Mutex};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 /// A promise that the log will be durable up to some LSN: wait for it, poll it, or `.await` it (any runtime).
 ///

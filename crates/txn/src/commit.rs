@@ -11,9 +11,9 @@ use hamal_error::Result;
 use hamal_log::{Appended, Credit, RecordKind, RecordSpec, Ticket, TxnRef};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
+use hamal_sync::atomic::Ordering;
 use hamal_trace::Event;
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 
 /// Commits between two collections.
 const COLLECT_EVERY: u64 = 64;

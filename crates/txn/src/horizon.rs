@@ -19,10 +19,10 @@ use crate::status::StatusTable;
 use hamal_log::Log;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, TxnId};
-use parking_lot::Mutex;
+use hamal_sync::Mutex;
+use hamal_sync::atomic::{AtomicU64, Ordering};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a snapshot is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

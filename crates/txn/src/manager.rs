@@ -11,12 +11,13 @@ use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_log::{Appended, Log, RecordKind, TxnRef};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId, TxnId};
+use hamal_sync::aside;
+use hamal_sync::atomic::Ordering;
+use hamal_sync::{Condvar, Mutex};
 use hamal_trace::{Event, ForceReason, Trace};
-use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Options of the transaction manager; validated by the facade.
@@ -91,8 +92,8 @@ pub struct TxnManager {
     pub(crate) space: Space,
     pub(crate) room: UndoRoom,
     pub(crate) counters: Counters,
-    pub(crate) active: AtomicU64,
-    next_number: AtomicU64,
+    pub(crate) active: aside::AtomicU64,
+    next_number: aside::AtomicU64,
 }
 
 impl fmt::Debug for TxnManager {
@@ -128,8 +129,8 @@ impl TxnManager {
             space: Space::default(),
             room: UndoRoom::default(),
             counters: Counters::default(),
-            active: AtomicU64::new(0),
-            next_number: AtomicU64::new(1),
+            active: aside::AtomicU64::new(0),
+            next_number: aside::AtomicU64::new(1),
         })
     }
     /// The buffer pool.
@@ -484,7 +485,7 @@ impl TxnManager {
     }
     /// Counters.
     pub fn stats(&self) -> TxnStats {
-        let n = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        let n = |c: &aside::AtomicU64| c.load(Ordering::Relaxed);
         let c = &self.counters;
         let (snapshots, oldest_snapshot) = self.horizon.snapshots();
         TxnStats {

@@ -10,7 +10,7 @@ use crate::{Txn, TxnManager};
 use hamal_error::Result;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::TreeId;
-use parking_lot::Mutex;
+use hamal_sync::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -15,9 +15,9 @@ use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Appended, Credit, Record, RecordKind, RecordSpec, TxnRef};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
+use hamal_sync::atomic::Ordering;
 use hamal_trace::Event;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::Ordering;
 
 /// Log space for one record without pages: Commit, Abort, End, DummyClr.
 pub(crate) const END_BYTES: u64 = 128;

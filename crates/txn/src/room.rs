@@ -14,9 +14,9 @@ use crate::{Txn, TxnManager};
 use hamal_buffer::OpCredit;
 use hamal_error::Result;
 use hamal_page::{Lsn, PageId};
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use hamal_sync::atomic::{AtomicBool, Ordering::SeqCst};
+use hamal_sync::{Mutex, MutexGuard, RwLock};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 /// What undo keeps besides the transactions' own.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! Counters.
 use hamal_page::Lsn;
-use std::sync::atomic::AtomicU64;
+use hamal_sync::aside::AtomicU64;
 
 /// Counters.
 #[derive(Clone, Debug, Default)]

@@ -11,12 +11,12 @@
 //! changed page is held meanwhile, so whoever reads the id from a page finds the entry.
 use crate::{Status, Txn};
 use hamal_page::{Lsn, TxnId};
-use parking_lot::RwLock;
+use hamal_sync::RwLock;
+use hamal_sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-const SHARDS: usize = 64;
+const SHARDS: usize = if cfg!(feature = "checked") { 2 } else { 64 };
 
 /// An entry of the table.
 #[derive(Debug)]

@@ -8,11 +8,12 @@ use crate::horizon::{Horizon, Now};
 use crate::versions::VersionKey;
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_page::{Lsn, PageId, TreeId, TxnId};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use hamal_sync::aside;
+use hamal_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use hamal_sync::{Condvar, Mutex, MutexGuard};
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -100,8 +101,8 @@ pub struct Savepoint {
 
 /// A number of the calling thread, never zero.
 pub(crate) fn this_thread() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    thread_local!(static ME: Cell<u64> = const { Cell::new(0) });
+    static NEXT: aside::AtomicU64 = aside::AtomicU64::new(1);
+    hamal_sync::thread_local!(static ME: Cell<u64> = const { Cell::new(0) });
     ME.with(|m| {
         if m.get() == 0 {
             m.set(NEXT.fetch_add(1, Ordering::Relaxed));

@@ -11,11 +11,11 @@ use crate::horizon::Horizon;
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId, TxnId};
-use parking_lot::Mutex;
+use hamal_sync::Mutex;
+use hamal_sync::atomic::{AtomicUsize, Ordering};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A before-image: what a record was before a transaction changed it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,12 +14,12 @@ use crate::stats::Counters;
 use crate::txn::this_thread;
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_mutants::{self as mutants, Mutant};
+use hamal_sync::Mutex;
+use hamal_sync::atomic::Ordering;
+use hamal_sync::time::{Duration, Instant};
 use hamal_trace::{Event, Trace};
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 /// How often a waiter looks whether the engine was poisoned.
 const POLL: Duration = Duration::from_millis(50);
