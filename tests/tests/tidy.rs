@@ -66,7 +66,7 @@ fn unsafe_stays_where_it_is_argued() {
 /// The crates that run under the model checker take what threads share from `hamal-sync`, or it would not see them.
 #[test]
 fn threads_share_memory_through_one_facade() {
-    let checked = ["log", "buffer", "txn", "space", "checkpoint", "latch"];
+    let checked = ["log", "buffer", "txn", "space", "checkpoint", "latch", "btree", "hamal"];
     for (name, text) in all("rs") {
         let mut parts = name.split('/');
         let place = (parts.next(), parts.next(), parts.next());

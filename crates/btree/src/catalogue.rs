@@ -14,8 +14,8 @@ use crate::{
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TreeId, TxnId};
+use hamal_sync::Mutex;
 use hamal_txn::{Txn, View};
-use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 

@@ -19,8 +19,8 @@ use hamal_log::Whole;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TreeId, TxnId, header};
 use hamal_space::OP_CLEAR;
+use hamal_sync::Mutex;
 use hamal_txn::{Txn, View};
-use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 

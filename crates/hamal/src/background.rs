@@ -2,11 +2,11 @@
 //! is not sticky (a full device) is kept for the statistics, and the work is tried again.
 use crate::core::Core;
 use crate::{Error, ErrorKind, Result};
-use parking_lot::{Condvar, Mutex};
+use hamal_sync::atomic::{AtomicBool, Ordering::SeqCst};
+use hamal_sync::thread::{Builder, JoinHandle};
+use hamal_sync::{Condvar, Mutex};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 const CLEANER_PERIOD: Duration = Duration::from_millis(20);
@@ -96,7 +96,7 @@ impl Drop for Background {
             while !t.is_finished() {
                 // Again and again: a call before the flusher sleeps is remembered, but only one.
                 self.core.log.wake_flusher();
-                std::thread::sleep(Duration::from_millis(1));
+                hamal_sync::thread::sleep(Duration::from_millis(1));
             }
             let _ = t.join();
         }

@@ -8,12 +8,12 @@ use hamal_log::Log;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
 use hamal_space::Space;
+use hamal_sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use hamal_sync::time::Instant;
+use hamal_sync::{Mutex, RwLock};
 use hamal_trace::{ForceReason, WriteReason};
 use hamal_txn::TxnManager;
-use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::time::Instant;
 
 /// Leaves that one step of the collector looks at, and batches of garbage that it frees.
 const TIDY_LEAVES: usize = 64;

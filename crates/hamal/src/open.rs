@@ -20,12 +20,12 @@ use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{DbId, Lsn, PageId, RmId};
 use hamal_recovery::{ProgressFn, RestartContext, restart};
 use hamal_space::{SPACE_RM, Space, SpaceManager};
+use hamal_sync::time::Instant;
 use hamal_trace::{Event, ForceReason, Phase, Trace, WriteReason};
 use hamal_txn::{Registry, ResourceManager, TxnManager, TxnOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const DATA: &str = "data";

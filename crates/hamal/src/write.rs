@@ -8,14 +8,14 @@ use crate::{Error, ErrorKind, Lsn, Result, Savepoint, TxnId};
 use hamal_btree::TreeInfo;
 use hamal_log::Ticket;
 use hamal_page::TreeId;
+use hamal_sync::Mutex;
+use hamal_sync::atomic::{AtomicBool, Ordering::SeqCst};
 use hamal_txn::{OpGuard, Txn, View};
-use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Poll};
 
 /// What a write transaction, its trees and its iterators share.

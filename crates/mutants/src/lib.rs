@@ -86,7 +86,31 @@ impl fmt::Display for Mutant {
 /// Whether mutants can be chosen in this build.
 pub const ENABLED: bool = cfg!(feature = "mutants");
 
-#[cfg(feature = "mutants")]
+#[cfg(all(feature = "mutants", feature = "checked"))]
+mod chosen {
+    use super::{ALL, Mutant};
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Number of the mutant that is on; 0: none. A model checker runs all threads of an execution on one.
+        static CHOSEN: Cell<u16> = const { Cell::new(0) };
+    }
+
+    /// Whether this mutant is on.
+    pub fn is(m: Mutant) -> bool {
+        CHOSEN.get() == m.number()
+    }
+    /// Turns one mutant on, or all off, for this thread.
+    pub fn choose(m: Option<Mutant>) {
+        CHOSEN.set(m.map_or(0, Mutant::number));
+    }
+    /// The mutant that is on.
+    pub fn current() -> Option<Mutant> {
+        ALL.iter().copied().find(|m| m.number() == CHOSEN.get())
+    }
+}
+
+#[cfg(all(feature = "mutants", not(feature = "checked")))]
 mod chosen {
     use super::{ALL, Mutant};
     use std::sync::atomic::{AtomicU16, Ordering::Relaxed};

@@ -17,7 +17,7 @@ use hamal_error::Result;
 use hamal_log::Whole;
 use hamal_page::PageId;
 use hamal_space::OP_CLEAR;
-use std::sync::atomic::Ordering::Relaxed;
+use hamal_sync::atomic::Ordering::Relaxed;
 
 impl Btree {
     pub(crate) fn tidy_leaf(&self, tree: Tree, key: &[u8]) -> Result<()> {

@@ -34,14 +34,14 @@ use hamal_buffer::{ExclusivePage, PageEdit, Pool};
 use hamal_error::Result;
 use hamal_page::{PageId, TreeId};
 use hamal_space::Space;
+use hamal_sync::atomic::{AtomicBool, Ordering::Relaxed};
+use hamal_sync::{Mutex, RwLock};
 use hamal_txn::{Txn, TxnManager, View};
 use ops::leaf::{Bytes, chain_bytes};
-use parking_lot::{Mutex, RwLock};
 use purge::QueuedGhost;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use write::Write;
 
 /// A tree, as the core needs it: its id and its root page, which never changes.

@@ -13,8 +13,8 @@ use hamal_error::{ErrorKind, Result};
 use hamal_log::Whole;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{TreeId, TxnId};
+use hamal_sync::atomic::Ordering::Relaxed;
 use hamal_txn::Status;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Ghosts remembered for background tidying; beyond it they wait for a writer that needs the room.
 const MOST_GHOSTS: usize = 1 << 20;
