@@ -2,10 +2,15 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod wait;
+
+pub use wait::Wait;
+
 use hamal_mutants::{self as mutants, Mutant};
-use hamal_page::{Lsn, PageId, TxnId};
+use hamal_page::{Lsn, PageId, TreeId, TxnId};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// The result of everything in hamal that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -62,6 +67,13 @@ pub enum ErrorKind {
     Deadlock,
     /// A wait for another transaction took longer than the configured time. Roll back, try again.
     LockTimeout,
+    /// Another transaction holds the row or the tree, and the caller asked not to wait.
+    WouldWait,
+    /// Another transaction committed a change to something that this serializable transaction had read: no order of the two
+    /// explains what both saw. Nothing was committed. Roll back, try again.
+    Serialization,
+    /// A transaction was run again and again, and failed each time: the cause says with what the last time.
+    RetriesExhausted,
     /// The transaction has ended, or was ended by the engine.
     TransactionEnded,
     /// A snapshot was held so long that the versions it needs are gone. Not yet returned: a full version store fails the
@@ -81,7 +93,7 @@ pub enum ErrorKind {
     Internal,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     kind: ErrorKind,
     message: String,
@@ -90,6 +102,12 @@ struct Inner {
     page: Option<PageId>,
     lsn: Option<Lsn>,
     txn: Option<TxnId>,
+    tree: Option<TreeId>,
+    tree_name: Option<String>,
+    key: Option<Vec<u8>>,
+    waits: Vec<Wait>,
+    waited: Option<Duration>,
+    attempts: Option<u32>,
     help: Option<String>,
     io: Option<Arc<std::io::Error>>,
     cause: Option<Error>,
@@ -133,6 +151,12 @@ impl Error {
             page: None,
             lsn: None,
             txn: None,
+            tree: None,
+            tree_name: None,
+            key: None,
+            waits: Vec::new(),
+            waited: None,
+            attempts: None,
             help: None,
             io: None,
             cause: None,
@@ -163,19 +187,7 @@ impl Error {
                 self
             }
             None => {
-                let i = &*self.0;
-                let mut copy = Inner {
-                    kind: i.kind,
-                    message: i.message.clone(),
-                    file: i.file.clone(),
-                    offset: i.offset,
-                    page: i.page,
-                    lsn: i.lsn,
-                    txn: i.txn,
-                    help: i.help.clone(),
-                    io: i.io.clone(),
-                    cause: i.cause.clone(),
-                };
+                let mut copy = Inner::clone(&self.0);
                 f(&mut copy);
                 Error(Arc::new(copy))
             }
@@ -187,6 +199,44 @@ impl Error {
     with!(/** Names the LSN. */ with_lsn, /** The LSN concerned. */ lsn, Lsn);
     with!(/** Names the transaction. */ with_txn, /** The transaction concerned. */ txn, TxnId);
 
+    with!(/** Names the tree. */ with_tree, /** The tree concerned. */ tree, TreeId);
+    with!(
+        /** Says how long a transaction waited. */ with_waited,
+        /** How long the transaction had waited for another. */ waited, Duration);
+    with!(
+        /** Says how often a transaction was run. */ with_attempts,
+        /** How often the transaction was run. */ attempts, u32);
+
+    /// Names the tree, for people.
+    #[must_use]
+    pub fn with_tree_name(self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.edit(|e| e.tree_name = Some(name))
+    }
+    /// Names the row.
+    #[must_use]
+    pub fn with_key(self, key: &[u8]) -> Self {
+        self.edit(|e| e.key = Some(key.to_vec()))
+    }
+    /// Names the waits that form a cycle.
+    #[must_use]
+    pub fn with_waits(self, waits: Vec<Wait>) -> Self {
+        self.edit(|e| e.waits = waits)
+    }
+    /// Fills in the names of the trees that the error speaks of, where `name` knows them.
+    #[must_use]
+    pub fn name_trees(self, name: &dyn Fn(TreeId) -> Option<String>) -> Self {
+        self.edit(|e| {
+            if e.tree_name.is_none() {
+                e.tree_name = e.tree.and_then(name);
+            }
+            for w in &mut e.waits {
+                if w.tree_name.is_none() {
+                    w.tree_name = w.tree.and_then(name);
+                }
+            }
+        })
+    }
     /// Names the file.
     #[must_use]
     pub fn with_file(self, file: impl Into<String>) -> Self {
@@ -222,6 +272,24 @@ impl Error {
     pub fn file(&self) -> Option<&str> {
         self.0.file.as_deref()
     }
+    /// The name of the tree concerned, where it is known.
+    pub fn tree_name(&self) -> Option<&str> {
+        self.0.tree_name.as_deref()
+    }
+    /// The key of the row concerned.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.key.as_deref()
+    }
+    /// The waits of a `Deadlock`: the first is the one that was refused, each waits for the next, the last for the first.
+    pub fn waits(&self) -> &[Wait] {
+        &self.0.waits
+    }
+    /// How many places hold this very error, clones included. Whoever keeps a clone can tell whether the one that was handed
+    /// on still lives, inside an error of the caller's own perhaps.
+    #[doc(hidden)]
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
     /// What can be done.
     pub fn help(&self) -> Option<&str> {
         self.0.help.as_deref()
@@ -234,9 +302,11 @@ impl Error {
     pub fn os_error(&self) -> Option<&std::io::Error> {
         self.0.io.as_deref()
     }
-    /// Whether rolling the transaction back and running it again may succeed.
+    /// Whether rolling the transaction back and running it again may succeed, because only what others did at the same time
+    /// kept it from succeeding: `Conflict`, `Deadlock`, `LockTimeout`, `WouldWait`, `Serialization`, `SnapshotTooOld`.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Conflict | ErrorKind::Deadlock | ErrorKind::LockTimeout)
+        use ErrorKind::*;
+        matches!(self.kind(), Conflict | Deadlock | LockTimeout | WouldWait | Serialization | SnapshotTooOld)
     }
     /// Whether the error says that stored bytes are damaged, missing or foreign.
     pub fn is_corruption(&self) -> bool {
@@ -274,8 +344,12 @@ impl fmt::Display for Error {
         if let Some(x) = e.txn {
             places.push(format!("transaction {x}"));
         }
+        places.extend(wait::place(e.tree, e.tree_name.as_deref(), e.key.as_deref()));
         if !places.is_empty() {
             write!(f, " ({})", places.join(", "))?;
+        }
+        for (i, w) in e.waits.iter().enumerate() {
+            write!(f, "{} {w}", if i == 0 { ":" } else { ";" })?;
         }
         if let Some(io) = &e.io {
             write!(f, ": {io}")?;
@@ -305,8 +379,20 @@ impl std::error::Error for Error {
 
 /// The sticky failure state shared by all parts of an open database (invariant ERR-1: once set, it never changes, and
 /// every public call returns it).
-#[derive(Debug, Default)]
-pub struct Poison(OnceLock<Error>);
+#[derive(Default)]
+pub struct Poison {
+    cause: OnceLock<Error>,
+    /// Wake those who sleep until something happens that will never happen now.
+    wakers: Mutex<Vec<Waker>>,
+}
+
+type Waker = Box<dyn Fn() + Send + Sync>;
+
+impl fmt::Debug for Poison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Poison").field(&self.cause.get()).finish()
+    }
+}
 
 impl Poison {
     /// Not poisoned.
@@ -315,17 +401,32 @@ impl Poison {
     }
     /// Stores the first cause; later ones are dropped. Returns the error that every caller gets.
     pub fn set(&self, cause: Error) -> Error {
-        let _ = self.0.set(cause);
+        if self.cause.set(cause).is_ok() {
+            let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
+            wakers.iter().for_each(|wake| wake());
+        }
         self.error().unwrap_or_else(|| Error::internal("poison cause missing"))
+    }
+    /// Has `wake` called once, after the cause is stored; at once if it is stored already. Whoever sleeps looks at
+    /// [`Poison::check`] before, in a way that a wake after the look is not missed. `wake` may run under any lock of the
+    /// engine and must take only such as are never held while something fails.
+    pub fn on_set(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock that `set` takes after it has stored the cause: one of the two sees the other.
+        if self.cause.get().is_some() {
+            drop(wakers);
+            return wake();
+        }
+        wakers.push(Box::new(wake));
     }
     /// Whether the engine is poisoned.
     #[inline]
     pub fn is_set(&self) -> bool {
-        self.0.get().is_some() && !mutants::is(Mutant::EngineGoesOn)
+        self.cause.get().is_some() && !mutants::is(Mutant::EngineGoesOn)
     }
     /// The error that a poisoned engine returns.
     pub fn error(&self) -> Option<Error> {
-        self.0.get().map(|c| {
+        self.cause.get().map(|c| {
             Error::new(
                 ErrorKind::Poisoned,
                 "the storage failed earlier and the database must be opened again",
@@ -361,6 +462,46 @@ mod tests {
         let e = p.check().unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Poisoned);
         assert_eq!(e.cause().unwrap().message(), "first");
+    }
+
+    #[test]
+    fn poison_wakes_who_sleeps_once() {
+        use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+        let (p, woken) = (Poison::new(), Arc::new(AtomicU32::new(0)));
+        let count = || {
+            let woken = woken.clone();
+            move || _ = woken.fetch_add(1, SeqCst)
+        };
+        p.on_set(count());
+        assert_eq!(woken.load(SeqCst), 0);
+        p.set(Error::new(ErrorKind::Io, "first"));
+        p.set(Error::new(ErrorKind::Io, "second"));
+        assert_eq!(woken.load(SeqCst), 1);
+        p.on_set(count());
+        assert_eq!(woken.load(SeqCst), 2, "too late to be woken by the failure: woken at once");
+    }
+
+    #[test]
+    fn waits_are_told() {
+        let wait = |waiter, holder, key: &[u8]| Wait {
+            waiter,
+            waiter_id: TxnId(waiter * 100),
+            holder,
+            holder_id: TxnId::NONE,
+            tree: Some(TreeId(7)),
+            tree_name: None,
+            key: Some(key.to_vec()),
+            by_thread: false,
+        };
+        let e = Error::new(ErrorKind::Deadlock, "the wait would close a cycle")
+            .with_waits(vec![wait(1, 2, b"a"), wait(2, 1, b"b\xff")])
+            .name_trees(&|t| (t == TreeId(7)).then(|| "accounts".into()));
+        let text = e.to_string();
+        assert!(
+            text.contains("waits for key b\"a\" of tree \"accounts\", held by transaction #2;"),
+            "{text}"
+        );
+        assert!(text.contains("b\"b\\xff\""), "{text}");
     }
 
     #[test]

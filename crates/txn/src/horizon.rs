@@ -72,6 +72,11 @@ impl Horizon {
         at
     }
 
+    /// Registers a snapshot once more; it is registered.
+    pub(crate) fn share(&self, at: Lsn) {
+        *self.open.lock().entry(at).or_insert(0) += 1;
+    }
+
     /// Takes a snapshot out again.
     pub(crate) fn close(&self, at: Lsn) {
         let mut open = self.open.lock();
@@ -160,6 +165,11 @@ pub struct Snapshot {
 impl Snapshot {
     pub(crate) fn take(horizon: &Arc<Horizon>) -> Snapshot {
         Snapshot { at: horizon.open(Now::Durable), horizon: horizon.clone() }
+    }
+    /// One more at the place of a registered one.
+    pub(crate) fn at(horizon: &Arc<Horizon>, at: Lsn) -> Snapshot {
+        horizon.share(at);
+        Snapshot { at, horizon: horizon.clone() }
     }
     /// Its timestamp.
     pub fn lsn(&self) -> Lsn {

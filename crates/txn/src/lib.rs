@@ -40,5 +40,5 @@ pub use horizon::Snapshot;
 pub use manager::{AttEntry, Status, TxnManager, TxnOptions, View};
 pub use rm::{Compensated, Registry, ResourceManager, UndoCtx};
 pub use stats::TxnStats;
-pub use txn::{OpGuard, Savepoint, Txn};
+pub use txn::{Isolation, OpGuard, Savepoint, Txn};
 pub use versions::{FoundVersion, Version, VersionStore};

@@ -3,14 +3,14 @@ use crate::horizon::{Horizon, Snapshot};
 use crate::registrations::Registrations;
 use crate::room::UndoRoom;
 use crate::stats::{Counters, TxnStats};
-use crate::txn::{State, Txn};
-use crate::waits::{WaitGraph, Waiting};
+use crate::txn::{Isolation, State, Txn};
+use crate::waits::{WaitGraph, Waiting, What};
 use crate::{Registry, ResourceManager, VersionStore};
 use hamal_buffer::{Change, Need, OpCredit, PageEdit, Pool, Stop};
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_log::{Appended, Log, RecordKind, TxnRef};
 use hamal_mutants::{self as mutants, Mutant};
-use hamal_page::{Lsn, RmId, TxnId};
+use hamal_page::{Lsn, RmId, TreeId, TxnId};
 use hamal_sync::aside;
 use hamal_sync::atomic::Ordering;
 use hamal_sync::{Condvar, Mutex};
@@ -114,7 +114,7 @@ impl TxnManager {
     /// A manager without transactions.
     pub fn new(pool: Arc<Pool>, registry: Registry, options: TxnOptions, trace: Trace) -> Arc<TxnManager> {
         let horizon = Arc::new(Horizon::new(pool.log().clone()));
-        Arc::new(TxnManager {
+        let manager = Arc::new(TxnManager {
             poison: pool.log().poisoned().clone(),
             versions: VersionStore::new(options.version_budget, horizon.clone()),
             pool,
@@ -131,7 +131,14 @@ impl TxnManager {
             counters: Counters::default(),
             active: aside::AtomicU64::new(0),
             next_number: aside::AtomicU64::new(1),
-        })
+        });
+        let me = Arc::downgrade(&manager);
+        manager.poison.on_set(move || {
+            if let Some(m) = me.upgrade() {
+                m.waits.rouse();
+            }
+        });
+        manager
     }
     /// The buffer pool.
     pub fn pool(&self) -> &Arc<Pool> {
@@ -158,11 +165,23 @@ impl TxnManager {
     /// # Errors
     /// `Poisoned`.
     pub fn begin(self: &Arc<Self>) -> Result<Arc<Txn>> {
+        self.begin_with(Isolation::Snapshot, None)
+    }
+    /// As [`TxnManager::begin`], at an isolation level, and with a time that it waits for others (none: that of the options).
+    ///
+    /// # Errors
+    /// `Poisoned`.
+    pub fn begin_with(
+        self: &Arc<Self>,
+        isolation: Isolation,
+        lock_timeout: Option<Duration>,
+    ) -> Result<Arc<Txn>> {
         self.poison.check()?;
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         self.counters.begun.fetch_add(1, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
-        Ok(Txn::begin(number, &self.horizon, &self.poison))
+        let lock_timeout = lock_timeout.unwrap_or(self.options.lock_timeout);
+        Ok(Txn::begin(number, isolation, lock_timeout, &self.horizon, &self.poison))
     }
     /// Takes a read snapshot at the durable horizon.
     ///
@@ -328,12 +347,24 @@ impl TxnManager {
         }
     }
     /// The conflict rule for a record last written by `writer`: `Ok` if the transaction may overwrite it,
-    /// [`Need::Transaction`] if the writer is live, `Conflict` if it committed after the snapshot. Under the
-    /// page's latch.
+    /// [`Need::Transaction`] if the writer is live, `Conflict` if it committed after the snapshot (but not under read
+    /// committed, TXN-RC). Under the page's latch.
     ///
     /// # Errors
     /// See above.
     pub fn check_write(&self, txn: &Txn, writer: TxnId) -> std::result::Result<(), Stop> {
+        if txn.isolation() == Isolation::ReadCommitted && matches!(self.status(writer), Status::Committed(_))
+        {
+            return Ok(());
+        }
+        self.check_write_since_snapshot(txn, writer)
+    }
+    /// As [`TxnManager::check_write`], at every isolation level by the rule of snapshots: for a record whose overwriting rests
+    /// on what the transaction has read (a catalogue's).
+    ///
+    /// # Errors
+    /// As [`TxnManager::check_write`].
+    pub fn check_write_since_snapshot(&self, txn: &Txn, writer: TxnId) -> std::result::Result<(), Stop> {
         if writer.is_none() || writer == txn.id() {
             return Ok(());
         }
@@ -368,24 +399,29 @@ impl TxnManager {
     /// The caller then looks at the row again.
     ///
     /// # Errors
-    /// `Deadlock` naming the cycle, `LockTimeout`, `Poisoned`; `Deadlock` as well for a transaction of one's
+    /// `Deadlock` naming the cycle, `LockTimeout`, `WouldWait`, `Poisoned`; `Deadlock` as well for a transaction of one's
     /// own thread;
     /// `TransactionEnded` if the waiter is doomed meanwhile.
     pub fn wait_for(&self, txn: &Txn, holder: TxnId) -> Result<()> {
+        self.wait_for_holder(txn, holder, What::default())
+    }
+    /// As [`TxnManager::wait_for`]; the errors name the row.
+    ///
+    /// # Errors
+    /// As [`TxnManager::wait_for`].
+    pub fn wait_for_row(&self, txn: &Txn, holder: TxnId, tree: TreeId, key: &[u8]) -> Result<()> {
+        self.wait_for_holder(txn, holder, What { tree: Some(tree), key: Some(key.to_vec()) })
+    }
+    fn wait_for_holder(&self, txn: &Txn, holder: TxnId, what: What) -> Result<()> {
         let met = txn.take_met(holder);
         match self.horizon.table.active(holder) {
-            Some(h) => self.wait(txn, &h, met.unwrap_or_else(|| h.turn())),
+            Some(h) => self.wait(txn, &h, met.unwrap_or_else(|| h.turn()), what),
             None => self.poison.check(),
         }
     }
-    pub(crate) fn wait(&self, txn: &Txn, holder: &Arc<Txn>, turn: u64) -> Result<()> {
-        let with = Waiting {
-            timeout: self.options.lock_timeout,
-            poison: &self.poison,
-            counters: &self.counters,
-            trace: &self.trace,
-        };
-        self.waits.wait(txn, holder, turn, &with)
+    pub(crate) fn wait(&self, txn: &Txn, holder: &Arc<Txn>, turn: u64, what: What) -> Result<()> {
+        let with = Waiting { poison: &self.poison, counters: &self.counters, trace: &self.trace };
+        self.waits.wait(txn, holder, turn, what, &with)
     }
     /// The horizon H as last published: below it every writer has ended and no snapshot cares.
     pub fn horizon(&self) -> Lsn {

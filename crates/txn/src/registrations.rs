@@ -6,6 +6,7 @@
 //! it waits for one holder at a time, so it does not starve. All waits are ordinary waits for a transaction,
 //! with time-out and cycle detection. Everything is released at the end of the transaction, and before its
 //! waiters are woken.
+use crate::waits::What;
 use crate::{Txn, TxnManager};
 use hamal_error::Result;
 use hamal_mutants::{self as mutants, Mutant};
@@ -114,8 +115,10 @@ impl TxnManager {
         self.prepare(txn)?;
         let me = txn.arc().ok_or_else(|| txn.ended_error())?;
         while let Err((holder, turn)) = self.registrations.try_shared(&me, tree) {
-            self.wait(txn, &holder, turn)?;
+            self.wait(txn, &holder, turn, What { tree: Some(tree), key: None })?;
         }
+        // Whoever dropped or renamed it has committed by now: the statement has to see it (TXN-RC).
+        txn.refresh();
         Ok(())
     }
 
@@ -130,13 +133,14 @@ impl TxnManager {
         self.prepare(txn)?;
         let me = txn.arc().ok_or_else(|| txn.ended_error())?;
         while let Err((holder, turn)) = self.registrations.try_exclusive(&me, tree) {
-            if let Err(e) = self.wait(txn, &holder, turn) {
+            if let Err(e) = self.wait(txn, &holder, turn, What { tree: Some(tree), key: None }) {
                 if self.registrations.withdraw(txn, tree) {
                     txn.wake();
                 }
                 return Err(e);
             }
         }
+        txn.refresh();
         Ok(())
     }
 }

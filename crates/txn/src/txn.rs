@@ -4,12 +4,13 @@
 //! time. The *small mutex* around [`Core`] is held from before a record of the transaction is reserved until
 //! first, last, undoNext and state are stored (TXN-ATT): a checkpoint that takes it sees every
 //! record reserved before its begin record.
-use crate::horizon::{Horizon, Now};
+use crate::horizon::{Horizon, Now, Snapshot};
 use crate::versions::VersionKey;
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_page::{Lsn, PageId, TreeId, TxnId};
 use hamal_sync::aside;
 use hamal_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use hamal_sync::time::Instant;
 use hamal_sync::{Condvar, Mutex, MutexGuard};
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -56,10 +57,46 @@ pub(crate) struct Core {
     pub(crate) next_savepoint: u64,
 }
 
+/// What a transaction is protected from while others run beside it. `docs/isolation.md` has the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// Each statement sees what had committed when it began, and the transaction's own changes. Its writes wait for other
+    /// writers of the same rows, and then build on what those committed.
+    ReadCommitted,
+    /// The transaction sees what had committed when it began, and its own changes. The first to change a row wins: a row that
+    /// another transaction changed and committed since is a `Conflict`. Two transactions that each read what the other writes
+    /// can both commit (write skew).
+    #[default]
+    Snapshot,
+    /// As [`Isolation::Snapshot`]; and it commits only if nothing that it read, rows that were not there and ranges
+    /// included, was changed by a transaction that committed since its snapshot: it is as if all serializable transactions
+    /// had run one after another, in the order of their commits. Otherwise the commit fails with `Serialization`.
+    Serializable,
+}
+
+impl std::fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isolation::ReadCommitted => "read committed",
+            Isolation::Snapshot => "snapshot",
+            Isolation::Serializable => "serializable",
+        })
+    }
+}
+
 /// A write transaction: its entry in the active transaction table.
 pub struct Txn {
     number: u64,
-    snapshot: Lsn,
+    isolation: Isolation,
+    /// Changes only under read committed, and only under the operation lock.
+    snapshot: AtomicU64,
+    /// How long it waits for another transaction.
+    lock_timeout: Duration,
+    /// The statement in progress does not wait.
+    no_wait: AtomicBool,
+    /// Whom it waits for.
+    waits_for: Mutex<Option<Arc<Txn>>>,
     loser: bool,
     id: AtomicU64,
     pub(crate) core: Mutex<Core>,
@@ -113,22 +150,40 @@ pub(crate) fn this_thread() -> u64 {
 
 impl Txn {
     /// A transaction that has written nothing, its snapshot registered.
-    pub(crate) fn begin(number: u64, horizon: &Arc<Horizon>, poison: &Arc<Poison>) -> Arc<Txn> {
+    pub(crate) fn begin(
+        number: u64,
+        isolation: Isolation,
+        lock_timeout: Duration,
+        horizon: &Arc<Horizon>,
+        poison: &Arc<Poison>,
+    ) -> Arc<Txn> {
         let snapshot = horizon.open(Now::Visible);
-        let t = Self::new(number, snapshot, true, horizon, poison);
+        let t = Self::new(number, isolation, lock_timeout, snapshot, true, horizon, poison);
         t.owner.store(this_thread(), Ordering::Relaxed);
         t
     }
 
     /// A transaction without a registered snapshot, and of no thread: a loser of recovery.
     pub(crate) fn loser(number: u64, horizon: &Arc<Horizon>, poison: &Arc<Poison>) -> Arc<Txn> {
-        Self::new(number, Lsn::NULL, false, horizon, poison)
+        Self::new(number, Isolation::Snapshot, Duration::ZERO, Lsn::NULL, false, horizon, poison)
     }
 
-    fn new(number: u64, snapshot: Lsn, open: bool, horizon: &Arc<Horizon>, poison: &Arc<Poison>) -> Arc<Txn> {
+    fn new(
+        number: u64,
+        isolation: Isolation,
+        lock_timeout: Duration,
+        snapshot: Lsn,
+        open: bool,
+        horizon: &Arc<Horizon>,
+        poison: &Arc<Poison>,
+    ) -> Arc<Txn> {
         Arc::new_cyclic(|me| Txn {
             number,
-            snapshot,
+            isolation,
+            snapshot: AtomicU64::new(snapshot.0),
+            lock_timeout,
+            no_wait: AtomicBool::new(false),
+            waits_for: Mutex::new(None),
             loser: !open,
             id: AtomicU64::new(0),
             core: Mutex::new(Core {
@@ -172,13 +227,43 @@ impl Txn {
     pub fn number(&self) -> u64 {
         self.number
     }
-    /// Its snapshot: it sees what committed at or below this timestamp, and its own changes.
+    /// Its isolation level.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+    /// Its snapshot: it sees what committed at or below this timestamp, and its own changes. Under read committed, that of the
+    /// last statement.
     pub fn snapshot(&self) -> Lsn {
-        self.snapshot
+        Lsn(self.snapshot.load(Ordering::Acquire))
     }
     /// What it sees now: its snapshot and its own changes. To be taken anew after its first change.
     pub fn view(&self) -> crate::View {
-        crate::View { snapshot: self.snapshot, own: self.id() }
+        crate::View { snapshot: self.snapshot(), own: self.id() }
+    }
+    /// Under read committed: moves the snapshot to the visible horizon. For the beginning of a statement, under the operation
+    /// lock. At the other levels it does nothing (TXN-RC).
+    pub fn refresh(&self) {
+        if self.isolation != Isolation::ReadCommitted || !self.snapshot_open.load(Ordering::Acquire) {
+            return;
+        }
+        // First the new one, so that the horizon never finds this transaction without a snapshot.
+        let now = self.horizon.open(Now::Visible);
+        let before = Lsn(self.snapshot.swap(now.0, Ordering::AcqRel));
+        self.horizon.close(before);
+    }
+    /// A snapshot of its own at the transaction's: it stays when the transaction goes on to the next statement. Under the
+    /// operation lock.
+    pub fn pin(&self) -> Snapshot {
+        Snapshot::at(&self.horizon, self.snapshot())
+    }
+    /// Whether it waits for others, and how long.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        (!self.no_wait.load(Ordering::Relaxed)).then_some(self.lock_timeout)
+    }
+    /// From now on until it is called with `false`, what would have to wait for another transaction fails with `WouldWait`.
+    /// Under the operation lock.
+    pub fn set_no_wait(&self, on: bool) {
+        self.no_wait.store(on, Ordering::Relaxed);
     }
     /// Takes the operation lock and checks that the transaction is live: every public call does this first.
     /// Remembers the calling thread (a wait for a transaction of one's own thread is an error, TXN-WAIT). Not
@@ -223,11 +308,15 @@ impl Txn {
     }
     /// Dooms the transaction: from now on it can only be rolled back.
     pub fn doom(&self) {
-        self.doomed.store(true, Ordering::Release);
+        self.doomed.store(true, Ordering::SeqCst);
+        let holder = self.waits_for.lock().clone();
+        if let Some(holder) = holder {
+            holder.rouse();
+        }
     }
     /// Whether it is doomed.
     pub fn is_doomed(&self) -> bool {
-        self.doomed.load(Ordering::Acquire)
+        self.doomed.load(Ordering::SeqCst)
     }
     /// Whether it has committed or is rolled back.
     pub fn is_ended(&self) -> bool {
@@ -277,20 +366,39 @@ impl Txn {
     pub(crate) fn take_met(&self, holder: TxnId) -> Option<u64> {
         self.met.lock().take().filter(|(id, _)| *id == holder).map(|(_, turn)| turn)
     }
-    /// Wakes who waits. The mutex is only passed through: a waiter between its look at the turn and its sleep
-    /// holds it.
+    /// Turns, and wakes who waits.
     pub(crate) fn wake(&self) {
         self.turn.fetch_add(1, Ordering::SeqCst);
+        self.rouse();
+    }
+    /// Has everybody who waits for this transaction look again. The mutex is only passed through: a waiter between its look
+    /// and its sleep holds it.
+    pub(crate) fn rouse(&self) {
         drop(self.turn_mutex.lock());
         self.turned.notify_all();
     }
-    /// Sleeps until the turn is no longer `turn`, at most for `time`. Whether it has turned.
-    pub(crate) fn await_turn(&self, turn: u64, time: Duration) -> bool {
+    /// Sleeps until the turn is no longer `turn`, or `stop` says so, or the deadline. Whether it has turned. Woken directly:
+    /// by a turn, and by [`Txn::rouse`] when something happened that `stop` looks at.
+    pub(crate) fn await_turn(&self, turn: u64, deadline: Option<Instant>, stop: &dyn Fn() -> bool) -> bool {
         let mut m = self.turn_mutex.lock();
-        if self.turn() == turn {
-            self.turned.wait_for(&mut m, time);
+        while self.turn() == turn && !stop() {
+            let late = match deadline {
+                Some(at) => self.turned.wait_until(&mut m, at).timed_out(),
+                None => {
+                    self.turned.wait(&mut m);
+                    false
+                }
+            };
+            if late {
+                break;
+            }
         }
         self.turn() != turn
+    }
+    /// Says whom it waits for, or that it waits no more.
+    pub(crate) fn note_wait(&self, holder: Option<Arc<Txn>>) {
+        let before = std::mem::replace(&mut *self.waits_for.lock(), holder);
+        drop(before);
     }
 
     // ---- the end ----
@@ -300,7 +408,7 @@ impl Txn {
     }
     pub(crate) fn close_snapshot(&self) {
         if self.snapshot_open.swap(false, Ordering::AcqRel) {
-            self.horizon.close(self.snapshot);
+            self.horizon.close(self.snapshot());
         }
     }
 }
@@ -317,7 +425,8 @@ impl fmt::Debug for Txn {
         f.debug_struct("Txn")
             .field("number", &self.number)
             .field("id", &self.id())
-            .field("snapshot", &self.snapshot)
+            .field("isolation", &self.isolation)
+            .field("snapshot", &self.snapshot())
             .field("ended", &self.is_ended())
             .finish_non_exhaustive()
     }

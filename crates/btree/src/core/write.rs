@@ -11,7 +11,7 @@ use super::ops::leaf::{self, Bytes};
 use super::ops::undo::{Former, encode_absent, encode_former};
 use super::read::{find, raw, value_of, version_of};
 use super::{Btree, RawValue, Tree};
-use crate::BTREE_RM;
+use crate::{BTREE_RM, CATALOGUE_TREE};
 use hamal_buffer::{Need, OpCredit, PageEdit, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
@@ -42,6 +42,11 @@ pub(crate) const fn clr_bytes(former: usize) -> u64 {
 /// it needs.
 const fn undo_reserve(former: usize) -> u64 {
     clr_bytes(former) + 64
+}
+
+/// A conflict names its row.
+fn named(e: Error, tree: Tree, key: &[u8]) -> Error {
+    if e.kind() == ErrorKind::Conflict { e.with_tree(tree.id).with_key(key) } else { e }
 }
 
 /// A logged change of a row, put together under the latch.
@@ -106,8 +111,10 @@ impl Btree {
                     }
                     return Ok(former);
                 }
-                Err(Stop::Error(e)) => return Err(e),
-                Err(Stop::Need(Need::Transaction(holder))) => self.txns().wait_for(txn, holder)?,
+                Err(Stop::Error(e)) => return Err(named(e, tree, key)),
+                Err(Stop::Need(Need::Transaction(holder))) => {
+                    self.txns().wait_for_row(txn, holder, tree.id, key)?;
+                }
                 Err(Stop::Need(Need::Room)) => self.make_room(Some(txn), tree, key, room)?,
                 Err(Stop::Need(Need::Credit)) => {
                     self.txns().versions().admit(worst + 1)?;
@@ -155,7 +162,13 @@ impl Btree {
             }
             (Ok(slot), _) => {
                 let record = leaf.leaf(slot).map_err(broken)?;
-                self.txns().check_write(txn, record.word.writer())?;
+                let writer = record.word.writer();
+                if tree.id == CATALOGUE_TREE {
+                    // A name is given, or taken away, because of what was read of it (TXN-RC).
+                    self.txns().check_write_since_snapshot(txn, writer)?;
+                } else {
+                    self.txns().check_write(txn, writer)?;
+                }
                 if matches!(write, Write::Remove) && record.word.ghost() {
                     return Ok(None);
                 }
@@ -227,14 +240,16 @@ impl Btree {
                 let page = self.shared_leaf(tree, Target::At(key))?;
                 let leaf = node(tree, page.id(), &page)?;
                 match find(&leaf, key).map_err(|b| corrupt(page.id(), b))? {
-                    Some((_, record)) => self.txns().check_write(txn, record.word.writer()),
+                    Some((_, record)) => self.txns().check_write_since_snapshot(txn, record.word.writer()),
                     None => Ok(()),
                 }
             });
             match done {
                 Ok(()) => return Ok(()),
-                Err(Stop::Error(e)) => return Err(e),
-                Err(Stop::Need(Need::Transaction(holder))) => self.txns().wait_for(txn, holder)?,
+                Err(Stop::Error(e)) => return Err(named(e, tree, key)),
+                Err(Stop::Need(Need::Transaction(holder))) => {
+                    self.txns().wait_for_row(txn, holder, tree.id, key)?;
+                }
                 Err(Stop::Need(need)) => {
                     return Err(Error::internal(format!("a check of a row needs {need:?}")));
                 }

@@ -127,7 +127,12 @@ fn cycle(n: u64) {
     let errors: Vec<&Error> = results.iter().filter_map(|r| r.as_ref().err()).collect();
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert_eq!(errors[0].kind(), ErrorKind::Deadlock);
-    assert_eq!(errors[0].message().matches("->").count() as u64, n, "{}", errors[0]);
+    let waits = errors[0].waits();
+    assert_eq!(waits.len() as u64, n, "{}", errors[0]);
+    for (i, w) in waits.iter().enumerate() {
+        assert_eq!(w.holder, waits[(i + 1) % waits.len()].waiter, "{}", errors[0]);
+        assert!(!w.waiter_id.is_none() && !w.by_thread);
+    }
     assert_eq!(b.m.stats().deadlocks, 1);
 }
 
