@@ -3,7 +3,7 @@ use crate::background::Background;
 use crate::core::Core;
 use crate::{
     Builder, CommitTicket, Error, ErrorKind, Lsn, PageId, ReadTxn, RecoveryReport, Result, RmId, Stats,
-    WriteTxn,
+    WriteOptions, WriteTxn,
 };
 use hamal_btree::VerifyReport;
 use hamal_buffer::Pool;
@@ -109,7 +109,15 @@ impl Database {
     /// # Errors
     /// `ReadOnly`, `Poisoned`; `InvalidArgument` if the database was closed.
     pub fn begin_write(&self) -> Result<WriteTxn> {
-        WriteTxn::begin(&self.0)
+        WriteTxn::begin(&self.0, WriteOptions::new())
+    }
+    /// Begins a write transaction with options: its isolation level, how long it waits.
+    ///
+    /// # Errors
+    /// As [`Database::begin_write`]; `InvalidOption`.
+    pub fn begin_write_with(&self, options: WriteOptions) -> Result<WriteTxn> {
+        options.check()?;
+        WriteTxn::begin(&self.0, options)
     }
     /// Begins a read transaction: a snapshot of everything that is committed and durable now. It blocks nobody and waits for
     /// nobody.

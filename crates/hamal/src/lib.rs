@@ -74,6 +74,7 @@ mod stats;
 mod tree;
 mod value;
 mod write;
+mod write_options;
 
 pub use crate::core_reexports::*;
 pub use database::{Database, Engine};
@@ -84,6 +85,7 @@ pub use stats::Stats;
 pub use tree::Tree;
 pub use value::{Key, Value, ValueReader};
 pub use write::{CommitTicket, WriteTxn};
+pub use write_options::WriteOptions;
 
 pub(crate) use hamal_disk::Disk;
 pub(crate) use owner::Owner;
@@ -98,12 +100,12 @@ pub mod mutants {
 mod core_reexports {
     pub use hamal_btree::{Finding, VerifyReport};
     pub use hamal_checkpoint::CheckpointReport;
-    pub use hamal_error::{Error, ErrorKind, Result};
+    pub use hamal_error::{Error, ErrorKind, Result, Wait};
     pub use hamal_log::{SyncMethod, Verdict};
     pub use hamal_page::{DbId, Lsn, PageId, RmId, TreeId, TxnId};
     pub use hamal_recovery::{Progress, RecoveryReport, Skipped};
     pub use hamal_trace::{Event, Phase, Tracer};
-    pub use hamal_txn::Savepoint;
+    pub use hamal_txn::{Isolation, Savepoint};
 }
 
 /// The door to the operating system, and what can stand in it: put a simulated disk under a database.

@@ -27,12 +27,22 @@ impl Owner {
             Owner::Read(r) => &r.shared.core,
         }
     }
-    /// Runs `f` with the view; within a write transaction under its operation lock.
+    /// Runs `f` with the view; within a write transaction under its operation lock. Under read committed each call sees what
+    /// is committed when it begins.
     pub(crate) fn with_view<T>(&self, f: impl FnOnce(&View) -> Result<T>) -> Result<T> {
+        self.with_view_at(&mut None, f)
+    }
+    /// As [`Owner::with_view`]; under read committed all calls with the same `moment` see what was committed when the first of
+    /// them began, and the transaction's own changes.
+    pub(crate) fn with_view_at<T>(
+        &self,
+        moment: &mut Option<Snapshot>,
+        f: impl FnOnce(&View) -> Result<T>,
+    ) -> Result<T> {
         match self {
             Owner::Write(w) => {
                 let _op = w.enter()?;
-                f(&w.view())
+                f(&w.view_at(moment))
             }
             Owner::Read(r) => {
                 r.shared.core.check_open()?;

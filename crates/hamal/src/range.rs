@@ -2,6 +2,7 @@
 use crate::read::{ReadTree, read_chain};
 use crate::{Error, Key, Result, Value};
 use hamal_btree::{Bound, Direction, Entry, RawValue};
+use hamal_txn::Snapshot;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Bound as StdBound;
@@ -13,10 +14,13 @@ const LARGEST_BATCH: usize = 256;
 ///
 /// It owns what it needs: it holds the snapshot, or the write transaction, from which it was made. Over a snapshot it shows
 /// that snapshot. Over a write transaction it shows rows as they are when a batch is read: what the transaction itself changes
-/// ahead of it may be seen or not; each key is shown at most once, in order.
+/// ahead of it may be seen or not; each key is shown at most once, in order. What others committed it shows as of one moment:
+/// the transaction's snapshot, or under [`Isolation::ReadCommitted`](crate::Isolation::ReadCommitted) the first batch's.
 ///
 /// After an error every further call returns that error: an end is always the end of the rows.
 pub struct Range {
+    /// Under read committed: the snapshot of the first batch.
+    moment: Option<Snapshot>,
     tree: ReadTree,
     /// What has not been read: between these bounds.
     low: StdBound<Vec<u8>>,
@@ -63,6 +67,7 @@ fn as_bound(b: &StdBound<Vec<u8>>) -> Bound<'_> {
 impl Range {
     pub(crate) fn new(tree: ReadTree, low: StdBound<Vec<u8>>, high: StdBound<Vec<u8>>) -> Range {
         Range {
+            moment: None,
             exhausted: is_void(&low, &high),
             tree,
             low,
@@ -83,7 +88,7 @@ impl Range {
     fn fetch(&mut self, direction: Direction) -> Result<()> {
         let mut rows = Vec::with_capacity(self.batch);
         let (tree, limit) = (&self.tree, self.batch);
-        let more = tree.owner.with_view(|view| {
+        let more = tree.owner.with_view_at(&mut self.moment, |view| {
             tree.owner.check_tree(&tree.info)?;
             let (low, high) = (as_bound(&self.low), as_bound(&self.high));
             tree.owner.core().btree.scan(view, tree.info.tree, low, high, direction, limit, &mut rows)

@@ -5,7 +5,7 @@ use crate::range::{self, Range};
 use crate::{Key, Lsn, Result, Value, ValueReader};
 use hamal_btree::{LargeReader, RawValue, TreeInfo, ValueRef};
 use hamal_page::PageId;
-use hamal_txn::Snapshot;
+use hamal_txn::{Snapshot, View};
 use std::fmt;
 use std::ops::RangeBounds;
 use std::sync::Arc;
@@ -71,6 +71,7 @@ impl fmt::Debug for ReadTree {
 enum Got<R> {
     Done(R),
     Chain { len: u64, head: PageId },
+    Bytes(Vec<u8>),
 }
 
 impl ReadTree {
@@ -95,29 +96,36 @@ impl ReadTree {
     /// As [`ReadTree::get`].
     pub fn get_with<R>(&self, key: impl AsRef<[u8]>, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         let mut f = Some(f);
-        let got = self.look_up(key.as_ref(), |v| match (v, f.take()) {
-            (ValueRef::Inline(bytes), Some(f)) => Got::Done(f(bytes)),
-            (ValueRef::Chain { len, head }, back) => {
-                f = back;
-                Got::Chain { len, head }
-            }
-            // `look_up` calls this once.
-            (ValueRef::Inline(_), None) => Got::Chain { len: 0, head: PageId(0) },
+        // What `f` is shown under the latch, or the bytes of a long value, read before the statement ends.
+        let got = self.owner.with_view(|view| {
+            let got = self.look_up_in(view, key.as_ref(), |v| match (v, f.take()) {
+                (ValueRef::Inline(bytes), Some(f)) => Got::Done(f(bytes)),
+                (ValueRef::Chain { len, head }, back) => {
+                    f = back;
+                    Got::Chain { len, head }
+                }
+                // `look_up_in` calls this once.
+                (ValueRef::Inline(_), None) => Got::Chain { len: 0, head: PageId(0) },
+            })?;
+            Ok(match got {
+                Some(Got::Chain { len, head }) => Some(Got::Bytes(read_chain(&self.owner, len, head)?)),
+                got => got,
+            })
         })?;
-        match (got, f) {
-            (Some(Got::Done(r)), _) => Ok(Some(r)),
-            (Some(Got::Chain { len, head }), Some(f)) => {
-                Ok(Some(f(&self.owner.with_view(|_| read_chain(&self.owner, len, head))?)))
-            }
-            _ => Ok(None),
-        }
+        Ok(match (got, f) {
+            (Some(Got::Done(r)), _) => Some(r),
+            (Some(Got::Bytes(bytes)), Some(f)) => Some(f(&bytes)),
+            _ => None,
+        })
     }
 
     fn look_up<R>(&self, key: &[u8], f: impl FnOnce(ValueRef<'_>) -> R) -> Result<Option<R>> {
-        self.owner.with_view(|view| {
-            self.owner.check_tree(&self.info)?;
-            self.owner.core().btree.get(view, self.info.tree, key, f)
-        })
+        self.owner.with_view(|view| self.look_up_in(view, key, f))
+    }
+    /// Within a statement.
+    fn look_up_in<R>(&self, view: &View, key: &[u8], f: impl FnOnce(ValueRef<'_>) -> R) -> Result<Option<R>> {
+        self.owner.check_tree(&self.info)?;
+        self.owner.core().btree.get(view, self.info.tree, key, f)
     }
 
     /// Whether `key` has a value.
@@ -133,15 +141,18 @@ impl ReadTree {
     /// # Errors
     /// As [`ReadTree::get`].
     pub fn reader(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueReader>> {
-        let raw = self.look_up(key.as_ref(), |v| match v {
-            ValueRef::Inline(b) => RawValue::Inline(b.to_vec()),
-            ValueRef::Chain { len, head } => RawValue::Chain { len, head },
+        let mut moment = None;
+        let raw = self.owner.with_view_at(&mut moment, |view| {
+            self.look_up_in(view, key.as_ref(), |v| match v {
+                ValueRef::Inline(b) => RawValue::Inline(b.to_vec()),
+                ValueRef::Chain { len, head } => RawValue::Chain { len, head },
+            })
         })?;
         Ok(raw.map(|raw| match raw {
             RawValue::Inline(b) => ValueReader::inline(self.owner.clone(), b),
             RawValue::Chain { len, head } => {
                 let chain = LargeReader::new(self.owner.core().btree.clone(), len, head);
-                ValueReader::chain(self.owner.clone(), chain)
+                ValueReader::chain(self.owner.clone(), chain, moment)
             }
         }))
     }

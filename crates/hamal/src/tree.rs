@@ -2,7 +2,7 @@
 use crate::owner::Owner;
 use crate::read::{ReadTree, read_chain};
 use crate::write::WriteInner;
-use crate::{Error, ErrorKind, Key, Result, Value};
+use crate::{Error, ErrorKind, Key, Keys, Result, Value};
 use hamal_btree::{LargeWriter, PutValue, RawValue};
 use hamal_txn::Txn;
 use std::io::Read;
@@ -17,7 +17,14 @@ const LONGEST_VALUE: u64 = u32::MAX as u64;
 /// A tree of a write transaction: the verbs that write, and by dereference those of [`ReadTree`]. Owned, cheap to clone; of no
 /// use after the transaction's end.
 #[derive(Clone, Debug)]
-pub struct Tree(pub(crate) ReadTree);
+pub struct Tree(ReadTree, Waits);
+
+/// Whether a handle's statements wait for other transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    Yes,
+    No,
+}
 
 impl Deref for Tree {
     type Target = ReadTree;
@@ -27,6 +34,33 @@ impl Deref for Tree {
 }
 
 impl Tree {
+    pub(crate) fn new(tree: ReadTree) -> Tree {
+        Tree(tree, Waits::Yes)
+    }
+
+    /// The same tree, through a handle whose statements never wait for another transaction: where they would have to they
+    /// fail with `WouldWait`, which names the holder. The statement is undone, the transaction goes on: so workers can take
+    /// rows that nobody else is at.
+    ///
+    /// ```
+    /// # use hamal::{Database, ErrorKind};
+    /// # fn main() -> hamal::Result<()> {
+    /// # let db = Database::in_memory()?;
+    /// # let tx = db.begin_write()?;
+    /// # tx.create_tree("jobs")?.put("1", "paint the fence")?;
+    /// # tx.commit()?;
+    /// let (one, two) = (db.begin_write()?, db.begin_write()?);
+    /// one.tree("jobs")?.remove("1")?;
+    /// let taken = two.tree("jobs")?.no_wait().remove("1").unwrap_err();
+    /// assert_eq!(taken.kind(), ErrorKind::WouldWait);
+    /// assert_eq!(taken.txn(), Some(one.id()));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn no_wait(&self) -> Tree {
+        Tree(self.0.clone(), Waits::No)
+    }
+
     fn inner(&self) -> Result<&Arc<WriteInner>> {
         match &self.0.owner {
             Owner::Write(w) => Ok(w),
@@ -37,7 +71,7 @@ impl Tree {
     /// A statement on this tree: checked and registered, under the operation lock, undone if it fails.
     fn statement<T>(&self, mut f: impl FnMut(&Txn) -> Result<T>) -> Result<T> {
         let inner = self.inner()?;
-        inner.statement(|txn| self.prepared(inner, txn, &mut f))
+        inner.statement_as(self.1 == Waits::No, |txn| self.prepared(inner, txn, &mut f))
     }
     fn prepared<T>(&self, inner: &WriteInner, txn: &Txn, f: &mut dyn FnMut(&Txn) -> Result<T>) -> Result<T> {
         self.0.owner.check_tree(&self.0.info)?;
@@ -102,18 +136,25 @@ impl Tree {
     /// # Errors
     /// As [`Tree::insert`].
     pub fn pop_first(&self) -> Result<Option<(Key, Value)>> {
-        self.pop(self.iter().in_batches_of(1).keys().next().transpose()?)
+        self.pop(|rows| rows.next())
     }
     /// Removes the last row and returns it.
     ///
     /// # Errors
     /// As [`Tree::insert`].
     pub fn pop_last(&self) -> Result<Option<(Key, Value)>> {
-        self.pop(self.iter().in_batches_of(1).keys().next_back().transpose()?)
+        self.pop(|rows| rows.next_back())
     }
-    fn pop(&self, key: Option<Key>) -> Result<Option<(Key, Value)>> {
-        let Some(key) = key else { return Ok(None) };
-        Ok(self.remove(&key)?.map(|value| (key, value)))
+    fn pop(&self, end: impl Fn(&mut Keys) -> Option<Result<Key>>) -> Result<Option<(Key, Value)>> {
+        loop {
+            let mut rows = self.iter().in_batches_of(1).keys();
+            let Some(key) = end(&mut rows).transpose()? else { return Ok(None) };
+            drop(rows);
+            if let Some(value) = self.remove(&key)? {
+                return Ok(Some((key, value)));
+            }
+            // Under read committed another transaction has taken it between the two statements: there is another end now.
+        }
     }
 
     /// Removes every row, one by one; returns how many there were. (To drop many rows faster, drop the tree and make it anew.)
@@ -138,6 +179,9 @@ impl Tree {
         // The first piece is read before any lock is taken; a short value ends with it.
         let mut piece = vec![0; CHUNK.max(self.0.owner.core().btree.limits().max_inline + 1)];
         inner.attempt(&mut |txn| {
+            if self.1 == Waits::No {
+                txn.set_no_wait(true);
+            }
             self.prepared(inner, txn, &mut |txn| {
                 let n = fill(from, &mut piece)?;
                 let core = self.0.owner.core();

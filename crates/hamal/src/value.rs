@@ -1,6 +1,7 @@
 //! Keys and values as the engine hands them out: owned bytes, and a reader for long values.
 use crate::Owner;
 use hamal_btree::LargeReader;
+use hamal_txn::Snapshot;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -79,6 +80,8 @@ bytes!(
 /// It keeps its snapshot (or its write transaction's pages) alive: drop it when you are done. After the write transaction
 /// through which it was made has ended, reading fails.
 pub struct ValueReader {
+    /// Keeps the pages of the value, if the transaction goes on to later snapshots.
+    _moment: Option<Snapshot>,
     owner: Owner,
     source: Source,
 }
@@ -90,10 +93,10 @@ enum Source {
 
 impl ValueReader {
     pub(crate) fn inline(owner: Owner, bytes: Vec<u8>) -> ValueReader {
-        ValueReader { owner, source: Source::Inline(io::Cursor::new(bytes)) }
+        ValueReader { _moment: None, owner, source: Source::Inline(io::Cursor::new(bytes)) }
     }
-    pub(crate) fn chain(owner: Owner, reader: LargeReader) -> ValueReader {
-        ValueReader { owner, source: Source::Chain(reader) }
+    pub(crate) fn chain(owner: Owner, reader: LargeReader, moment: Option<Snapshot>) -> ValueReader {
+        ValueReader { _moment: moment, owner, source: Source::Chain(reader) }
     }
     /// Bytes that have not been read yet.
     pub fn remaining(&self) -> u64 {

@@ -4,13 +4,13 @@ use crate::options::Durability;
 use crate::owner::{Owner, no_tree};
 use crate::read::ReadTree;
 use crate::tree::Tree;
-use crate::{Error, ErrorKind, Lsn, Result, Savepoint, TxnId};
-use hamal_btree::TreeInfo;
+use crate::{Error, ErrorKind, Isolation, Lsn, Result, Savepoint, TxnId, WriteOptions};
+use hamal_btree::{CATALOGUE_TREE, TreeInfo};
 use hamal_log::Ticket;
 use hamal_page::TreeId;
 use hamal_sync::Mutex;
 use hamal_sync::atomic::{AtomicBool, Ordering::SeqCst};
-use hamal_txn::{OpGuard, Txn, View};
+use hamal_txn::{OpGuard, Snapshot, Txn, View};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
@@ -27,38 +27,87 @@ pub(crate) struct WriteInner {
     any_changed: AtomicBool,
     /// Trees that it may write in: registered, and checked since.
     registered: Mutex<HashSet<TreeId>>,
+    /// No statement waits.
+    no_wait: bool,
     // Last, so that the database is closed after everything else is gone.
     pub(crate) shared: Arc<Shared>,
 }
 
+/// A statement in progress: the operation lock.
+pub(crate) struct Statement<'t> {
+    txn: &'t Txn,
+    _op: OpGuard<'t>,
+}
+
+impl Drop for Statement<'_> {
+    fn drop(&mut self) {
+        self.txn.set_no_wait(false);
+    }
+}
+
 impl WriteInner {
-    /// Takes the operation lock.
-    pub(crate) fn enter(&self) -> Result<OpGuard<'_>> {
+    /// Begins a statement: takes the operation lock; under read committed, a new snapshot.
+    pub(crate) fn enter(&self) -> Result<Statement<'_>> {
         if self.ended.load(SeqCst) {
             return Err(
                 Error::new(ErrorKind::TransactionEnded, "the transaction has ended").with_txn(self.txn.id())
             );
         }
-        self.txn.enter()
+        let op = self.txn.enter()?;
+        self.txn.refresh();
+        self.txn.set_no_wait(self.no_wait);
+        Ok(Statement { txn: &self.txn, _op: op })
     }
     /// What the transaction sees. Under the operation lock: its id comes with its first change.
     pub(crate) fn view(&self) -> View {
-        View { snapshot: self.txn.snapshot(), own: self.txn.id() }
+        self.txn.view()
+    }
+
+    /// What the transaction sees at a moment, which is now unless it was before.
+    pub(crate) fn view_at(&self, moment: &mut Option<Snapshot>) -> View {
+        if !self.reads_committed() {
+            return self.view();
+        }
+        let at = moment.get_or_insert_with(|| self.txn.pin()).lsn();
+        View { snapshot: at, own: self.txn.id() }
     }
 
     /// Runs a statement: under the operation lock; undone as a whole if it fails; once more if log or device were full and
     /// room could be made. `f` may thus run twice.
-    pub(crate) fn statement<T>(&self, mut f: impl FnMut(&Txn) -> Result<T>) -> Result<T> {
-        match self.attempt(&mut f) {
+    pub(crate) fn statement<T>(&self, f: impl FnMut(&Txn) -> Result<T>) -> Result<T> {
+        self.statement_as(false, f)
+    }
+    /// [`WriteInner::statement`], which does not wait for other transactions if `no_wait`.
+    pub(crate) fn statement_as<T>(&self, no_wait: bool, mut f: impl FnMut(&Txn) -> Result<T>) -> Result<T> {
+        let mut f = |txn: &Txn| {
+            if no_wait {
+                txn.set_no_wait(true);
+            }
+            f(txn)
+        };
+        // Under read committed only names of trees conflict: the statement is run again and sees what made it conflict. Each
+        // time somebody else has committed.
+        let mut attempt = || loop {
+            match self.attempt(&mut f) {
+                Err(e) if e.kind() == ErrorKind::Conflict && self.reads_committed() => {}
+                done => return done,
+            }
+        };
+        match attempt() {
             Err(full) if matches!(full.kind(), ErrorKind::LogFull | ErrorKind::NoSpace) => {
                 match self.shared.core.relieve() {
-                    Ok(()) => self.attempt(&mut f),
+                    Ok(()) => attempt(),
                     Err(e) if e.kind() == ErrorKind::Poisoned => Err(e),
                     Err(_) => Err(full),
                 }
             }
             done => done,
         }
+    }
+
+    /// Whether each statement has a snapshot of its own.
+    pub(crate) fn reads_committed(&self) -> bool {
+        self.txn.isolation() == Isolation::ReadCommitted
     }
 
     /// [`WriteInner::statement`] without the second run.
@@ -71,9 +120,23 @@ impl WriteInner {
                 return e;
             }
             match txns.rollback_to_mark(&self.txn, before) {
-                Ok(()) => e,
+                Ok(()) => self.name_trees(e),
                 Err(worse) => worse,
             }
+        })
+    }
+
+    /// An error that speaks of trees names them.
+    fn name_trees(&self, e: Error) -> Error {
+        if e.tree().is_none() && e.waits().is_empty() {
+            return e;
+        }
+        // As they are called now: those that wait may have seen them under other names, or made them.
+        let view = View { snapshot: Lsn::MAX, own: self.txn.id() };
+        let trees = self.shared.core.catalogue.list(&view).unwrap_or_default();
+        e.name_trees(&|id| match id {
+            CATALOGUE_TREE => Some("(names of trees)".to_owned()),
+            id => trees.iter().find(|i| i.tree.id == id).map(|i| i.name.clone()),
         })
     }
 
@@ -135,22 +198,24 @@ impl WriteInner {
 /// A write transaction: sees a snapshot and its own changes; nobody sees those before it commits. Owned, may move between
 /// threads; dropping it rolls it back.
 ///
-/// Rows that another transaction is changing are waited for. A row that another transaction changed and committed after this
-/// one's snapshot is a `Conflict`: roll back and try again. An error undoes the statement that returned it, not the
+/// Rows that another transaction is changing are waited for. At the default isolation level, [`Isolation::Snapshot`], a row that
+/// another transaction changed and committed after this one's snapshot is a `Conflict`: roll back and try again, or let
+/// [`Database::transact`](crate::Database::transact) do that. An error undoes the statement that returned it, not the
 /// transaction.
 #[must_use = "dropping a transaction rolls it back"]
 pub struct WriteTxn(Arc<WriteInner>);
 
 impl WriteTxn {
-    pub(crate) fn begin(shared: &Arc<Shared>) -> Result<WriteTxn> {
+    pub(crate) fn begin(shared: &Arc<Shared>, options: WriteOptions) -> Result<WriteTxn> {
         shared.core.enter_writer()?;
-        match shared.core.txns.begin() {
+        match shared.core.txns.begin_with(options.isolation, options.lock_timeout) {
             Ok(txn) => Ok(WriteTxn(Arc::new(WriteInner {
                 txn,
                 ended: AtomicBool::new(false),
                 changed: Mutex::default(),
                 any_changed: AtomicBool::new(false),
                 registered: Mutex::default(),
+                no_wait: options.no_wait,
                 shared: shared.clone(),
             }))),
             Err(e) => {
@@ -164,13 +229,18 @@ impl WriteTxn {
     pub fn id(&self) -> TxnId {
         self.0.txn.id()
     }
-    /// The timestamp of its snapshot.
+    /// Its isolation level.
+    pub fn isolation(&self) -> Isolation {
+        self.0.txn.isolation()
+    }
+    /// The timestamp of its snapshot: it sees the commits at or below it, and its own changes. Under
+    /// [`Isolation::ReadCommitted`] that of its last statement.
     pub fn snapshot(&self) -> Lsn {
         self.0.txn.snapshot()
     }
 
     fn handle(&self, info: TreeInfo) -> Tree {
-        Tree(ReadTree { owner: Owner::Write(self.0.clone()), info })
+        Tree::new(ReadTree { owner: Owner::Write(self.0.clone()), info })
     }
     fn find(&self, name: &str) -> Result<Option<TreeInfo>> {
         let _op = self.0.enter()?;
