@@ -230,6 +230,15 @@ impl Btree {
     pub fn remove(&self, txn: &Txn, tree: Tree, key: &[u8]) -> Result<Option<RawValue>> {
         self.write_row(txn, tree, key, Write::Remove)
     }
+    /// Makes a row the transaction's without changing it, and returns its value; waits for a live writer of it. A key
+    /// that has no row is locked as well: nobody else can insert it before the transaction's end (BTREE-11). The
+    /// caller does what it does for [`Btree::put`], within one statement.
+    ///
+    /// # Errors
+    /// As [`Btree::put`].
+    pub fn lock(&self, txn: &Txn, tree: Tree, key: &[u8]) -> Result<Option<RawValue>> {
+        self.lock_row(txn, tree, key)
+    }
     /// Checks the conflict rule for a row without changing it (registration's check of the catalogue row,
     /// T8): waits for a live writer.
     ///

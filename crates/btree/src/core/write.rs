@@ -25,6 +25,8 @@ pub(crate) enum Write<'a> {
     Put(Bytes<'a>),
     /// The row becomes a ghost.
     Remove,
+    /// The row stays, and is this transaction's. One that is not there becomes a ghost of this transaction's.
+    Lock,
 }
 
 /// An upper bound of the log bytes of a record, from the bytes of its payloads and undo and its number of
@@ -144,7 +146,10 @@ impl Btree {
         let found = leaf.search(key).map_err(broken)?;
         let change = match (found, write) {
             (Err(_), Write::Remove) => return Ok(None),
-            (Err(slot), Write::Put(value)) => {
+            (Err(slot), Write::Put(_) | Write::Lock) => {
+                // A key that is not there is locked by an empty row that the next round takes away (BTREE-11).
+                let empty = Bytes { chain: false, bytes: &[] };
+                let value = if let Write::Put(value) = write { value } else { &empty };
                 let suffix = leaf.suffix_of(key).map_err(broken)?;
                 let cost = leaf_cost(suffix.len(), value.bytes.len());
                 if cost > leaf.free() {
@@ -171,6 +176,9 @@ impl Btree {
                 }
                 if matches!(write, Write::Remove) && record.word.ghost() {
                     return Ok(None);
+                }
+                if matches!(write, Write::Lock) && !writer.is_none() && writer == txn.id() {
+                    return Ok((!record.word.ghost()).then(|| raw(value_of(&record))));
                 }
                 if let Write::Put(value) = write {
                     let more = value.bytes.len().saturating_sub(record.allot);
@@ -217,6 +225,7 @@ impl Btree {
                 (code::UPDATE, payload, Some(former), undo_reserve(former.bytes.len()))
             }
             Write::Remove => (code::MARK_GHOST, leaf::encode_mark_ghost(slot, older), None, undo_reserve(0)),
+            Write::Lock => (code::LOCK, leaf::encode_lock(slot, older), None, undo_reserve(0)),
         };
         Ok(RowChange {
             op,
@@ -226,6 +235,17 @@ impl Btree {
             version: push.then(|| version_of(record)),
             former: (!word.ghost()).then(|| raw(value_of(record))),
         })
+    }
+
+    /// Two records at most: a key without a row gets an empty one, and that becomes a ghost. Both are ordinary changes of
+    /// the transaction, so undo, recovery and purge know them (BTREE-11).
+    pub(crate) fn lock_row(&self, txn: &Txn, tree: Tree, key: &[u8]) -> Result<Option<RawValue>> {
+        let row = self.write_row(txn, tree, key, Write::Lock)?;
+        if row.is_none() && self.write_row(txn, tree, key, Write::Remove)?.is_none() {
+            // There was a ghost. It has a new writer, and goes when that one has settled.
+            self.queue_ghost(tree, key, txn.id());
+        }
+        Ok(row)
     }
 
     /// Whether everybody sees what `writer` wrote, for ever.

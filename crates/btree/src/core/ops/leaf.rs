@@ -166,6 +166,26 @@ pub(crate) fn describe_mark_ghost(payload: &[u8]) -> Sound<String> {
     Ok(format!("ghost slot={slot}{}", older_text(flags)))
 }
 
+// ---- LOCK: slot, flags; a ghost stays a ghost, the bytes stay ----
+
+pub(crate) fn encode_lock(slot: usize, older: bool) -> Vec<u8> {
+    encode_mark_ghost(slot, older)
+}
+
+pub(crate) fn lock(at: &Applying, payload: &[u8], page: &mut [u8]) -> Sound<()> {
+    let mut r = Reader(payload);
+    let (slot, flags) = (r.small()?, r.u8()?);
+    r.end()?;
+    let ghost = leaf_node(page)?.leaf(slot)?.word.ghost();
+    edit::set_word(page, slot, word_of(at, ghost, flags)?)
+}
+
+pub(crate) fn describe_lock(payload: &[u8]) -> Sound<String> {
+    let mut r = Reader(payload);
+    let (slot, flags) = (r.small()?, r.u8()?);
+    Ok(format!("lock slot={slot}{}", older_text(flags)))
+}
+
 // ---- REMOVE: slot ----
 
 pub(crate) fn encode_remove(slot: usize) -> Vec<u8> {

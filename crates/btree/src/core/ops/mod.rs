@@ -43,6 +43,8 @@ pub(crate) mod code {
     pub(crate) const REMOVE_CHILD: u8 = 11;
     /// Another value in place for a settled row; its word stays.
     pub(crate) const REWRITE: u8 = 12;
+    /// Another writer for a record, which stays what it is: a lock.
+    pub(crate) const LOCK: u8 = 13;
 }
 
 /// Applies an operation on a node. Total.
@@ -56,6 +58,7 @@ pub(crate) fn apply(at: &Applying, op: u8, payload: &[u8], page: &mut [u8]) -> S
         code::MARK_GHOST => leaf::mark_ghost(at, payload, page),
         code::REMOVE => leaf::remove(payload, page),
         code::RESTORE => leaf::restore(payload, page),
+        code::LOCK => leaf::lock(at, payload, page),
         code::REWRITE => leaf::rewrite(payload, page),
         code::PURGE => leaf::purge(payload, page),
         code::INIT => tree::init(payload, page),
@@ -76,6 +79,7 @@ pub(crate) fn describe(op: u8, payload: &[u8], f: &mut dyn fmt::Write) -> fmt::R
         code::MARK_GHOST => leaf::describe_mark_ghost(payload),
         code::REMOVE => leaf::describe_remove(payload),
         code::RESTORE => leaf::describe_restore(payload),
+        code::LOCK => leaf::describe_lock(payload),
         code::REWRITE => leaf::describe_rewrite(payload),
         code::PURGE => leaf::describe_purge(payload),
         code::INIT => tree::describe_init(payload),

@@ -45,7 +45,7 @@ pub(crate) fn encode_absent(tree: Tree) -> Vec<u8> {
     head(tree)
 }
 
-/// For UPDATE (with the former value) and MARK_GHOST (without) by a transaction with the id `own`.
+/// For UPDATE (with the former value), MARK_GHOST and LOCK (without) by a transaction with the id `own`.
 pub(crate) fn encode_former(tree: Tree, own: TxnId, key: &[u8], former: &Former<'_>) -> Vec<u8> {
     let mut p = head(tree);
     put_bytes(&mut p, key);
@@ -82,7 +82,7 @@ pub(crate) fn decode<'a>(own: TxnId, op: u8, payload: &'a [u8], undo: &'a [u8]) 
         .ok_or(Broken("a transaction id of more than 56 bits"))?;
     let value = match op {
         code::UPDATE => Some(Bytes { chain: tag & CHAINED != 0, bytes: r.rest() }),
-        code::MARK_GHOST => {
+        code::MARK_GHOST | code::LOCK => {
             r.end()?;
             None
         }

@@ -161,6 +161,12 @@ proptest! {
                 Op::Ghost(key) => {
                     let Some(slot) = model.keys().position(|k| *k == key) else { continue };
                     let word = page.node().leaf(slot).unwrap().word;
+                    if n % 5 == 0 {
+                        page.apply(txn, code::LOCK, &leaf::encode_lock(slot, true));
+                        let locked = Word::new(TxnId(txn), word.ghost(), true).unwrap();
+                        prop_assert_eq!(page.node().leaf(slot).unwrap().word, locked);
+                        page.apply(txn, code::RESTORE, &leaf::encode_restore(slot, word, None));
+                    }
                     if word.ghost() {
                         page.apply(txn, code::REMOVE, &leaf::encode_remove(slot));
                         model.remove(&key);
