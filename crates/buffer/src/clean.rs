@@ -147,6 +147,31 @@ impl Pool {
         self.flush_page_as(id, WriteReason::Asked)
     }
 
+    /// Writes one page if it is dirty, and gives its frame up unless somebody uses it (tools and tests). The caller holds no
+    /// latch.
+    ///
+    /// # Errors
+    /// As [`Pool::flush_all`].
+    pub fn evict_page(&self, id: PageId) -> Result<()> {
+        self.flush_page_as(id, WriteReason::Evict)?;
+        if self.give_up_clean(id) {
+            self.trace.emit(|| Event::PageEvict { page: id });
+        }
+        Ok(())
+    }
+
+    /// Unbinds the page's frame if it is there, clean and unused.
+    fn give_up_clean(&self, id: PageId) -> bool {
+        let crate::translate::Entry::Resident(frame) = self.xlat.get(id) else { return false };
+        let guard = self.region.write(frame);
+        let f = guard.desc();
+        if !f.holds(id) || f.is_dirty() || f.in_flight() || f.pinned() {
+            return false;
+        }
+        self.unbind(&guard);
+        true
+    }
+
     pub(crate) fn flush_page_as(&self, id: PageId, why: WriteReason) -> Result<()> {
         let mut patience = Patience::new();
         loop {

@@ -87,6 +87,7 @@ impl Pool {
             if guard.desc().holds(id) {
                 guard.desc().touch();
                 self.check()?;
+                self.trace.emit(|| Event::PageFix { page: id, exclusive: false });
                 return Ok(SharedPage { guard, id });
             }
         }
@@ -113,6 +114,7 @@ impl Pool {
             if guard.desc().holds(id) {
                 guard.desc().touch();
                 self.check()?;
+                self.trace.emit(|| Event::PageFix { page: id, exclusive: true });
                 return Ok(guard);
             }
         }

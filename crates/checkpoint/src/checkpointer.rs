@@ -39,6 +39,15 @@ pub struct CheckpointReport {
     pub keep_from: Lsn,
 }
 
+/// Two moments within a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Between {
+    /// The begin record is logged, the tables are not copied yet.
+    BeginAndTables,
+    /// The tables are copied, the end record is not logged yet.
+    TablesAndEnd,
+}
+
 /// Takes checkpoints, one at a time.
 #[derive(Debug)]
 pub struct Checkpointer {
@@ -86,6 +95,18 @@ impl Checkpointer {
     /// # Errors
     /// `NoSpace` before anything was decided (not sticky); a failed write or sync poisons.
     pub fn checkpoint(&self) -> Result<CheckpointReport> {
+        self.checkpoint_with(&mut |_| Ok(()))
+    }
+
+    /// [`Checkpointer::checkpoint`], with work of the caller between its steps: what other threads may do meanwhile anyway, done
+    /// on this one. An error of `between` leaves the checkpoint unfinished, as a crash would.
+    ///
+    /// # Errors
+    /// As there; those of `between`.
+    pub fn checkpoint_with(
+        &self,
+        between: &mut dyn FnMut(Between) -> Result<()>,
+    ) -> Result<CheckpointReport> {
         let mut control = self.control.lock();
         let pool = self.txns.pool();
         let log = self.txns.log();
@@ -106,6 +127,8 @@ impl Checkpointer {
         })?;
         self.trace.emit(|| Event::CheckpointBegin { lsn: begin });
 
+        between(Between::BeginAndTables)?;
+
         // Step 2 (CKP-2): transactions first or frames first does not matter; both after B is published.
         let att = self.txns.att();
         if mutants::is(Mutant::SyncBeforeScan) {
@@ -117,7 +140,11 @@ impl Checkpointer {
         }
         let redo = scan.redo;
         let data = CheckpointData { dpt: scan.pages, att };
-        self.trace.emit(|| Event::CheckpointScan { redo, dirty: data.dpt.len() });
+        if self.trace.is_on() {
+            let att: Vec<_> = data.att.iter().map(|e| (e.txn, e.last, e.undo_next)).collect();
+            self.trace.emit(|| Event::CheckpointTables { begin, from: redo, att: &att, dpt: &data.dpt });
+        }
+        between(Between::TablesAndEnd)?;
 
         // Step 3 (CKP-3): between the scan and the publication of R, never earlier.
         let data_pages = pool.file_pages();

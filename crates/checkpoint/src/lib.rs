@@ -7,7 +7,7 @@ mod control;
 mod tables;
 mod versions;
 
-pub use checkpointer::{CheckpointReport, Checkpointer};
+pub use checkpointer::{Between, CheckpointReport, Checkpointer};
 pub use control::{Control, ControlFile, ManagerEntry, SLOT_BYTES};
 pub use tables::{CheckpointData, CheckpointEnd, Chunk};
 pub use versions::{VERSIONS, VersionsFile, WrittenVersions};

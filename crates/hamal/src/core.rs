@@ -3,7 +3,7 @@ use crate::options::{Builder, Settings};
 use crate::{Error, ErrorKind, RecoveryReport, Result};
 use hamal_btree::{Btree, Catalogue, Garbage};
 use hamal_buffer::Pool;
-use hamal_checkpoint::{CheckpointReport, Checkpointer};
+use hamal_checkpoint::{Between, CheckpointReport, Checkpointer};
 use hamal_log::Log;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
@@ -160,10 +160,18 @@ impl Core {
 
     /// Takes a checkpoint.
     pub(crate) fn checkpoint(&self) -> Result<CheckpointReport> {
+        self.checkpoint_with(&mut |_| Ok(()))
+    }
+
+    /// Takes a checkpoint, with work of the caller between its steps.
+    pub(crate) fn checkpoint_with(
+        &self,
+        between: &mut dyn FnMut(Between) -> Result<()>,
+    ) -> Result<CheckpointReport> {
         if self.read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the database was opened for reading only"));
         }
-        let report = self.checkpointer.checkpoint()?;
+        let report = self.checkpointer.checkpoint_with(between)?;
         *self.last.lock() = LastCheckpoint { tail: self.log.tail(), begin: report.begin, at: Instant::now() };
         Ok(report)
     }

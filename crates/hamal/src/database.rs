@@ -7,7 +7,7 @@ use crate::{
 };
 use hamal_btree::VerifyReport;
 use hamal_buffer::Pool;
-use hamal_checkpoint::CheckpointReport;
+use hamal_checkpoint::{Between, CheckpointReport};
 use hamal_disk::DiskLock;
 use hamal_page::header;
 use hamal_space::Space;
@@ -160,6 +160,19 @@ impl Database {
     pub fn checkpoint(&self) -> Result<CheckpointReport> {
         self.core().check_open()?;
         self.core().checkpoint()
+    }
+    /// [`Database::checkpoint`], with `between` called twice: after the begin record is logged, and after the two tables are
+    /// copied. What other threads may do meanwhile anyway, it may do; an error of it leaves the checkpoint unfinished, as a crash
+    /// would. It must not take a checkpoint or close the database.
+    ///
+    /// # Errors
+    /// As [`Database::checkpoint`]; those of `between`.
+    pub fn checkpoint_with(
+        &self,
+        mut between: impl FnMut(Between) -> Result<()>,
+    ) -> Result<CheckpointReport> {
+        self.core().check_open()?;
+        self.core().checkpoint_with(&mut between)
     }
     /// Writes every changed page to the data file, so that a checkpoint after it leaves nothing to redo. The log is forced
     /// as needed.

@@ -99,7 +99,7 @@ pub mod mutants {
 
 mod core_reexports {
     pub use hamal_btree::{Finding, VerifyReport};
-    pub use hamal_checkpoint::CheckpointReport;
+    pub use hamal_checkpoint::{Between, CheckpointReport};
     pub use hamal_error::{Error, ErrorKind, Result, Wait};
     pub use hamal_log::{SyncMethod, Verdict};
     pub use hamal_page::{DbId, Lsn, PageId, RmId, TreeId, TxnId};
@@ -125,7 +125,9 @@ pub mod log {
 
 /// Events: what the engine did, and why.
 pub mod trace {
-    pub use hamal_trace::{Event, ForceReason, Phase, SkipReason, Trace, Tracer, WriteReason};
+    pub use hamal_trace::{
+        AttRow, Event, ForceReason, LoggedBlock, Phase, SkipReason, Trace, Tracer, WriteReason,
+    };
 }
 
 /// Looking at a database from outside.
@@ -140,8 +142,8 @@ pub mod raw {
     pub use hamal_buffer::{
         ApplyError, Applying, ExclusivePage, Need, OpCredit, PageEdit, PageOps, Pin, Pool, SharedPage, Stop,
     };
-    pub use hamal_log::{Appended, Record, Whole};
+    pub use hamal_log::{Appended, Log, Record, RecordKind, RecordSpec, TxnRef, Whole};
     pub use hamal_page::{HEADER_LEN, header};
     pub use hamal_space::{OP_CLEAR, OP_SET, Reservation, SPACE_RM, Space};
-    pub use hamal_txn::{Compensated, ResourceManager, Txn, TxnManager, UndoCtx, View};
+    pub use hamal_txn::{Compensated, ResourceManager, Savepoint, Txn, TxnManager, UndoCtx, View};
 }

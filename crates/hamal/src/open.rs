@@ -516,6 +516,8 @@ fn wire(
         bypass,
         redo_memory: (settings.page_size as u64 * settings.frames as u64)
             .clamp(REDO_MEMORY_MIN, REDO_MEMORY_MAX),
+        checkpoints: options.restart_checkpoints,
+        pause: options.pause.clone(),
         trace: trace.clone(),
     };
     // Until the last loser has ended, what looks settled may be a loser's: no purge, no merge (T11).

@@ -5,10 +5,10 @@ use hamal_buffer::{MIN_FRAMES, RingShares};
 use hamal_disk::{MemDisk, PosixDisk};
 use hamal_log::{LogOptions, SyncMethod};
 use hamal_page::{MAX_PAGE_SIZE, MIN_PAGE_SIZE};
-use hamal_recovery::Progress;
+use hamal_recovery::{Pause, Progress};
 use hamal_sync::Mutex;
-use hamal_trace::{Trace, Tracer};
-use hamal_txn::ResourceManager;
+use hamal_trace::{Phase, Trace, Tracer};
+use hamal_txn::{ResourceManager, TxnManager};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -67,6 +67,8 @@ pub struct Builder {
     tracer: Option<Arc<dyn Tracer>>,
     pub(crate) managers: Vec<Arc<dyn ResourceManager>>,
     progress: Option<ProgressCallback>,
+    pub(crate) restart_checkpoints: bool,
+    pub(crate) pause: Option<Pause>,
 }
 
 impl Default for Builder {
@@ -89,6 +91,8 @@ impl Default for Builder {
             tracer: None,
             managers: Vec::new(),
             progress: None,
+            restart_checkpoints: true,
+            pause: None,
         }
     }
 }
@@ -113,6 +117,8 @@ impl fmt::Debug for Builder {
             .field("tracer", &self.tracer.is_some())
             .field("managers", &managers)
             .field("progress", &self.progress.is_some())
+            .field("restart_checkpoints", &self.restart_checkpoints)
+            .field("pause", &self.pause.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -178,6 +184,9 @@ impl Builder {
         /// Apply every operation a second time to a copy and compare: finds resource managers that are not deterministic.
         /// Slow. Default off.
         check_apply(check_apply: bool)
+        /// Whether recovery takes checkpoints: after redo, if there was anything to do, and after undo, if there were losers
+        /// (default). Without them the next recovery begins where this one did: for studying repeated crashes.
+        restart_checkpoints(restart_checkpoints: bool)
     }
 
     /// The identity of a new database, random by default: for tests that want the same bytes each time. Two databases that
@@ -203,6 +212,18 @@ impl Builder {
     #[must_use]
     pub fn progress(mut self, f: impl FnMut(Progress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.progress = Some(Arc::new(Mutex::new(f)));
+        self
+    }
+
+    /// Called between any two steps of recovery's redo (a page) and undo (a record), with the phase (`Undo` comes once more when
+    /// it is complete) and the engine, whose log and pages may be looked at and flushed, and nothing else. `Break` stops recovery
+    /// as a crash would, with `Cancelled`: for tests and for studying crashes in recovery.
+    #[must_use]
+    pub fn pause(
+        mut self,
+        f: impl Fn(Phase, &TxnManager) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.pause = Some(Arc::new(f));
         self
     }
 

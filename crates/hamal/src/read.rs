@@ -4,7 +4,7 @@ use crate::owner::{Owner, ReadInner, no_tree};
 use crate::range::{self, Range};
 use crate::{Key, Lsn, Result, Value, ValueReader};
 use hamal_btree::{LargeReader, RawValue, TreeInfo, ValueRef};
-use hamal_page::PageId;
+use hamal_page::{PageId, TreeId};
 use hamal_txn::{Snapshot, View};
 use std::fmt;
 use std::ops::RangeBounds;
@@ -78,6 +78,11 @@ impl ReadTree {
     /// The name by which the tree was opened.
     pub fn name(&self) -> &str {
         &self.info.name
+    }
+
+    /// The tree's number, as its pages carry it.
+    pub fn id(&self) -> TreeId {
+        self.info.tree.id
     }
 
     /// The value of `key`.

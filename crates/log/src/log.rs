@@ -8,19 +8,22 @@ use crate::segment::{self, Segment};
 use crate::slots::Slots;
 use crate::space::Credit;
 use crate::ticket::Flusher;
-use crate::{LogEnd, LogIdentity, LogOptions, LogReader, Record, RecordSpec, TxnRef, codec};
+use crate::{Block, LogEnd, LogIdentity, LogOptions, LogReader, Record, RecordSpec, TxnRef, Whole, codec};
 use crossbeam_utils::CachePadded;
 use hamal_disk::{Disk, OpenMode};
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_mutants::{self as mutants, Mutant};
-use hamal_page::{Lsn, PageId, TxnId};
+use hamal_page::{Lsn, TxnId};
 use hamal_sync::atomic::Ordering::{Relaxed, SeqCst};
 use hamal_sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use hamal_sync::{Condvar, Mutex, RwLock};
-use hamal_trace::{Event, Trace};
+use hamal_trace::{Event, LoggedBlock, Trace};
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
+
+/// Bytes of a payload that a trace shows.
+const TRACED_BYTES: usize = 256;
 
 /// Where an appended record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -400,7 +403,13 @@ impl Log {
 
     #[cold]
     fn trace_append(&self, spec: &RecordSpec<'_>, at: Appended) {
-        let pages: Vec<PageId> = spec.blocks.iter().map(|b| b.page).collect();
+        fn block<'a>(b: &'a Block<'_>) -> LoggedBlock<'a> {
+            let (page, former, op, whole) = (b.page, b.former, b.op, b.whole.name());
+            // The bytes of an image are nothing to look at.
+            let payload = if b.whole == Whole::Image { &[][..] } else { b.payload };
+            LoggedBlock { page, former, op, whole, payload: &payload[..payload.len().min(TRACED_BYTES)] }
+        }
+        let blocks: Vec<_> = spec.blocks.iter().map(block).collect();
         let txn = match spec.txn {
             TxnRef::None => TxnId::NONE,
             TxnRef::First => TxnId(at.lsn.0),
@@ -413,7 +422,8 @@ impl Log {
             rm: spec.rm,
             txn,
             prev: spec.prev,
-            pages: &pages,
+            blocks: &blocks,
+            undo_len: spec.undo.len(),
         });
     }
 

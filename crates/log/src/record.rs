@@ -150,6 +150,15 @@ impl Record {
 }
 
 impl Whole {
+    /// The name that traces print.
+    pub fn name(self) -> &'static str {
+        match self {
+            Whole::No => "change",
+            Whole::Image => "image",
+            Whole::Init => "init",
+            Whole::Free => "free",
+        }
+    }
     /// The value with that number on disk.
     pub(crate) fn from_number(n: u8) -> Option<Whole> {
         Some(match n {

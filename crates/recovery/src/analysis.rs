@@ -97,15 +97,17 @@ impl TransactionTable {
     }
 
     fn merge(&mut self, entry: AttEntry, trace: &Trace) {
-        if self.ended.contains(&entry.txn) && !mutants::is(Mutant::EndedRevived) {
+        let txn = entry.txn;
+        if self.ended.contains(&txn) && !mutants::is(Mutant::EndedRevived) {
+            trace.emit(|| Event::AttKept { txn, why: "already ended, not revived" });
             return;
         }
-        let e = self.live.entry(entry.txn).or_insert(entry);
-        if entry.last > e.last {
-            *e = entry;
+        if self.live.get(&txn).is_some_and(|seen| seen.last >= entry.last) {
+            trace.emit(|| Event::AttKept { txn, why: "newer seen" });
+            return;
         }
-        let e = *e;
-        trace.emit(|| Event::AttSet { txn: e.txn, last: e.last, undo_next: e.undo_next });
+        self.live.insert(txn, entry);
+        trace.emit(|| Event::AttSet { txn, last: entry.last, undo_next: entry.undo_next });
     }
 }
 
@@ -141,7 +143,9 @@ pub fn analyse(
             step(progress, Phase::Analysis, r.lsn.0 - from.0, end.0 - from.0)?;
             next_report = r.lsn.0 + (4 << 20);
         }
-        trace.emit(|| Event::AnalysisRecord { lsn: r.lsn, kind: r.kind.name(), txn: r.txn });
+        if trace.is_on() {
+            trace_record(&r, trace);
+        }
 
         for b in &r.blocks {
             let unseen = r.lsn < begin && b.whole == Whole::Image && mutants::is(Mutant::ImagesFromBegin)
@@ -174,10 +178,11 @@ pub fn analyse(
                     }
                     for (page, rec) in std::mem::take(&mut tables.dpt) {
                         let p = a.pages.entry(page).or_default();
-                        if p.rec.is_null() || rec < p.rec && !mutants::is(Mutant::DptEntryIgnored) {
+                        let lowered = !p.rec.is_null();
+                        if !lowered || rec < p.rec && !mutants::is(Mutant::DptEntryIgnored) {
                             p.rec = rec;
+                            trace.emit(|| Event::DptAdd { page, rec_lsn: rec, lowered });
                         }
-                        trace.emit(|| Event::DptAdd { page, rec_lsn: rec });
                     }
                 }
             }
@@ -196,8 +201,21 @@ pub fn analyse(
     a.losers = table.live.into_values().collect();
     a.losers.sort_by_key(|e| e.txn);
     let losers: Vec<TxnId> = a.losers.iter().map(|e| e.txn).collect();
-    trace.emit(|| Event::AnalysisEnd { losers: &losers, dirty: a.dirty_pages() as usize, redo: from });
+    let recs = || a.pages.values().map(|p| p.rec).filter(|rec| !rec.is_null());
+    trace.emit(|| Event::AnalysisEnd {
+        losers: &losers,
+        dirty: recs().count(),
+        redo: from,
+        smallest: recs().min().unwrap_or_default(),
+    });
     Ok(a)
+}
+
+#[cold]
+fn trace_record(r: &Record, trace: &Trace) {
+    let pages: Vec<PageId> = r.blocks.iter().map(|b| b.page).collect();
+    let (lsn, end, kind, txn, prev) = (r.lsn, r.end, r.kind.name(), r.txn, r.prev);
+    trace.emit(|| Event::AnalysisRecord { lsn, end, kind, txn, prev, pages: &pages });
 }
 
 /// Notes that a record names a page.
@@ -223,7 +241,7 @@ fn note_block(p: &mut PageRedo, r: &Record, b: &BlockRef, begin: Lsn, trace: &Tr
     p.bytes += r.len() as u64;
     if r.lsn >= begin && p.rec.is_null() {
         p.rec = r.lsn;
-        trace.emit(|| Event::DptAdd { page, rec_lsn: r.lsn });
+        trace.emit(|| Event::DptAdd { page, rec_lsn: r.lsn, lowered: false });
     }
 }
 

@@ -23,5 +23,5 @@ mod undo;
 pub use analysis::{Analysis, PageRedo, analyse};
 pub use redo::redo;
 pub use report::{Progress, ProgressFn, RecoveryReport, Skipped};
-pub use restart::{RestartContext, restart};
+pub use restart::{Pause, RestartContext, restart};
 pub use undo::undo;

@@ -61,7 +61,7 @@ pub fn redo(
         }
         let records = collect(ctx, &batch)?;
         for (page, todo) in batch {
-            if done % 256 == 0 {
+            if ctx.every(done, 256) {
                 step(progress, Phase::Redo, done, total)?;
             }
             done += 1;

@@ -29,8 +29,23 @@ pub struct RestartContext<'a> {
     pub bypass: bool,
     /// Bytes of log records that redo may hold in memory at once; a longer log is passed several times.
     pub redo_memory: u64,
+    /// Whether checkpoints are taken after redo and after undo. Without them the next restart begins where this one did.
+    pub checkpoints: bool,
+    /// Called between any two steps of redo and undo.
+    pub pause: Option<Pause>,
     /// Where events go.
     pub trace: Trace,
+}
+
+/// Called between the steps of a restart, with the phase (`Undo` comes once more when it is complete) and the engine, whose
+/// pages and log may be looked at and flushed; `Break` stops the restart as a crash would.
+pub type Pause = Arc<dyn Fn(Phase, &TxnManager) -> ControlFlow<()> + Send + Sync>;
+
+impl RestartContext<'_> {
+    /// Whether progress is to be reported at step `n`: each `often`th one, or each if somebody pauses.
+    pub(crate) fn every(&self, n: u64, often: u64) -> bool {
+        n.is_multiple_of(often) || self.pause.is_some()
+    }
 }
 
 /// Calls the progress function and turns `Break` into an error.
@@ -60,7 +75,13 @@ fn expect_versions(ctx: &RestartContext<'_>, analysis: &Analysis, clean: bool) {
 /// # Errors
 /// `LogCorrupt`, `PageCorrupt`, `LogBehindPages` if the files are damaged; `Cancelled`; I/O errors. Nothing acknowledged
 /// is changed by a failed restart: the next one starts again.
-pub fn restart(mut ctx: RestartContext<'_>, mut progress: ProgressFn<'_>) -> Result<RecoveryReport> {
+pub fn restart(mut ctx: RestartContext<'_>, progress: ProgressFn<'_>) -> Result<RecoveryReport> {
+    let (pause, engine) = (ctx.pause.clone(), ctx.txns.clone());
+    let mut progress = |p: Progress| {
+        progress(p)?;
+        pause.as_ref().map_or(ControlFlow::Continue(()), |pause| pause(p.phase, &engine))
+    };
+    let mut progress: ProgressFn<'_> = &mut progress;
     let (redo_point, begin, end) = (ctx.control.redo, ctx.control.checkpoint_begin, ctx.end.end);
 
     let started = Instant::now();
@@ -98,7 +119,7 @@ pub fn restart(mut ctx: RestartContext<'_>, mut progress: ProgressFn<'_>) -> Res
     report.seconds[2] = phase.elapsed().as_secs_f64();
 
     let phase = Instant::now();
-    if analysis.needs_checkpoint || !losers.is_empty() {
+    if ctx.checkpoints && (analysis.needs_checkpoint || !losers.is_empty()) {
         ctx.checkpointer.checkpoint()?;
     }
     report.seconds[4] = phase.elapsed().as_secs_f64();
@@ -112,7 +133,7 @@ pub fn restart(mut ctx: RestartContext<'_>, mut progress: ProgressFn<'_>) -> Res
 
     let phase = Instant::now();
     ctx.trace.emit(|| Event::PhaseBegin { phase: Phase::Finish, from: Lsn::NULL });
-    if !losers.is_empty() {
+    if ctx.checkpoints && !losers.is_empty() {
         ctx.checkpointer.checkpoint()?;
     }
     report.seconds[4] += phase.elapsed().as_secs_f64();

@@ -23,30 +23,54 @@ pub fn undo(
     progress: &mut ProgressFn<'_>,
 ) -> Result<u64> {
     let mut clrs = 0;
+    // Who has nothing left to undo comes first: its End is written at once.
+    let due = |next: Lsn| next.some().unwrap_or(Lsn::MAX);
     let mut to_undo: BinaryHeap<(Lsn, usize)> =
-        losers.iter().enumerate().map(|(i, (entry, _))| (entry.undo_next, i)).collect();
+        losers.iter().enumerate().map(|(i, (entry, _))| (due(entry.undo_next), i)).collect();
     let total = losers.len() as u64;
     let mut steps = 0u64;
     while let Some((lsn, i)) = to_undo.pop() {
         let txn = &losers[i].1;
-        if steps.is_multiple_of(1024) {
+        if ctx.every(steps, 1024) {
             step(progress, Phase::Undo, total - to_undo.len() as u64 - 1, total)?;
         }
         steps += 1;
-        if lsn.is_null() {
+        if lsn == Lsn::MAX {
             let (id, last) = (txn.id(), ctx.txns.log().tail());
             ctx.txns.end_rolled_back(txn)?;
             ctx.trace.emit(|| Event::UndoEnd { txn: id, lsn: last });
             continue;
         }
-        ctx.trace.emit(|| Event::UndoPick { txn: txn.id(), lsn, losers: to_undo.len() + 1 });
+        if ctx.trace.is_on() {
+            trace_pick(ctx, losers, &to_undo, (lsn, i));
+        }
         // Everything that is undone lies below the end that was found: the reader reaches it.
         if ctx.reader.read(lsn)?.is_some_and(|r| r.kind == RecordKind::Update) {
             clrs += 1;
         }
         let next = ctx.txns.undo_step(txn)?;
-        to_undo.push((next, i));
+        to_undo.push((due(next), i));
     }
     step(progress, Phase::Undo, total, total)?;
     Ok(clrs)
+}
+
+/// The whole choice, if it is not too long to be looked at.
+#[cold]
+fn trace_pick(
+    ctx: &RestartContext<'_>,
+    losers: &[(AttEntry, Arc<Txn>)],
+    others: &BinaryHeap<(Lsn, usize)>,
+    picked: (Lsn, usize),
+) {
+    const MOST: usize = 256;
+    let mut to_undo = Vec::new();
+    if others.len() < MOST {
+        to_undo.push(picked);
+        to_undo.extend(others.iter().copied());
+        to_undo.sort_unstable_by(|a, b| b.cmp(a));
+    }
+    let to_undo: Vec<_> = to_undo.into_iter().map(|(lsn, i)| (losers[i].1.id(), lsn)).collect();
+    let (txn, lsn) = (losers[picked.1].1.id(), picked.0);
+    ctx.trace.emit(|| Event::UndoPick { txn, lsn, losers: others.len() + 1, to_undo: &to_undo });
 }

@@ -58,6 +58,46 @@ pub enum SkipReason {
     PageFreed,
 }
 
+impl SkipReason {
+    /// All of them.
+    pub const ALL: [SkipReason; 5] = [
+        SkipReason::PageNotInDpt,
+        SkipReason::LsnBelowRecLsn,
+        SkipReason::PageLsnNotBelowLsn,
+        SkipReason::OlderThanImage,
+        SkipReason::PageFreed,
+    ];
+
+    /// The name that traces print: stable across versions.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SkipReason::PageNotInDpt => "page-not-in-dpt",
+            SkipReason::LsnBelowRecLsn => "lsn-below-reclsn",
+            SkipReason::PageLsnNotBelowLsn => "pagelsn-not-below-lsn",
+            SkipReason::OlderThanImage => "older-than-image",
+            SkipReason::PageFreed => "page-freed",
+        }
+    }
+}
+
+/// A page that a record changes, as the record says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoggedBlock<'a> {
+    /// The page.
+    pub page: PageId,
+    /// Its pageLSN before the record (null for a page made anew).
+    pub former: Lsn,
+    /// Operation code, meaning given by the resource manager.
+    pub op: u8,
+    /// `change`, `image`, `init` or `free`.
+    pub whole: &'static str,
+    /// Payload of the operation.
+    pub payload: &'a [u8],
+}
+
+/// A row of the active transaction table: transaction, lastLSN, undoNextLSN.
+pub type AttRow = (TxnId, Lsn, Lsn);
+
 /// The three phases of restart, and what surrounds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -82,13 +122,25 @@ pub enum Phase {
 #[allow(missing_docs, reason = "the field names are the field's standard terms, explained at each variant")]
 pub enum Event<'a> {
     /// A record was appended to the log.
-    LogAppend { lsn: Lsn, end: Lsn, kind: &'static str, rm: RmId, txn: TxnId, prev: Lsn, pages: &'a [PageId] },
+    LogAppend {
+        lsn: Lsn,
+        end: Lsn,
+        kind: &'static str,
+        rm: RmId,
+        txn: TxnId,
+        /// prevLSN; undoNextLSN in a CLR.
+        prev: Lsn,
+        blocks: &'a [LoggedBlock<'a>],
+        undo_len: usize,
+    },
     /// The log was made durable up to `to`.
     LogForce { to: Lsn, why: ForceReason },
     /// A segment was created or recycled; its first LSN.
     LogSegment { first: Lsn, recycled: bool },
     /// Segments below this LSN were released.
     LogTruncate { before: Lsn },
+    /// A page was latched in memory, shared or exclusively. The most frequent event by far.
+    PageFix { page: PageId, exclusive: bool },
     /// A page was read from disk.
     PageRead { page: PageId, page_lsn: Lsn },
     /// A page's image was appended before its write.
@@ -114,6 +166,8 @@ pub enum Event<'a> {
     CheckpointBegin { lsn: Lsn },
     /// The frames were scanned: the redo point and how many pages are dirty.
     CheckpointScan { redo: Lsn, dirty: usize },
+    /// The two tables that a checkpoint writes, with the moment they speak of: `from` is the redo point.
+    CheckpointTables { begin: Lsn, from: Lsn, att: &'a [AttRow], dpt: &'a [(PageId, Lsn)] },
     /// The data file was synced for a checkpoint.
     CheckpointSync,
     /// A checkpoint is complete.
@@ -127,27 +181,34 @@ pub enum Event<'a> {
     /// The end of the log was found.
     LogEnd { end: Lsn, verdict: &'a str },
     /// Analysis looked at a record.
-    AnalysisRecord { lsn: Lsn, kind: &'static str, txn: TxnId },
+    AnalysisRecord { lsn: Lsn, end: Lsn, kind: &'static str, txn: TxnId, prev: Lsn, pages: &'a [PageId] },
     /// Analysis changed a transaction's entry.
     AttSet { txn: TxnId, last: Lsn, undo_next: Lsn },
+    /// Analysis met an entry of the checkpoint's table and kept what it had: `why` is `newer seen` or
+    /// `already ended, not revived`.
+    AttKept { txn: TxnId, why: &'static str },
     /// Analysis removed a transaction; `why` is `commit` or `end`.
     AttDelete { txn: TxnId, why: &'static str },
-    /// Analysis entered a page in the dirty page table.
-    DptAdd { page: PageId, rec_lsn: Lsn },
-    /// Analysis is done.
-    AnalysisEnd { losers: &'a [TxnId], dirty: usize, redo: Lsn },
+    /// Analysis entered a page in the dirty page table, or (`lowered`) found an older recLSN for one that was there.
+    DptAdd { page: PageId, rec_lsn: Lsn, lowered: bool },
+    /// Analysis is done. `redo` is the redo point, `smallest` the smallest recLSN (null: no page is dirty).
+    AnalysisEnd { losers: &'a [TxnId], dirty: usize, redo: Lsn, smallest: Lsn },
     /// Redo applied a record to a page.
     RedoApply { lsn: Lsn, page: PageId, page_lsn_before: Lsn },
     /// Redo did not apply a record to a page.
     RedoSkip { lsn: Lsn, page: PageId, why: SkipReason, rec_lsn: Lsn, page_lsn: Lsn },
     /// A page was rebuilt from its image.
     RedoImage { page: PageId, lsn: Lsn, torn: bool },
-    /// Undo chose the loser with the largest undoNextLSN.
-    UndoPick { txn: TxnId, lsn: Lsn, losers: usize },
+    /// Undo chose the loser with the largest undoNextLSN, out of `to_undo` (in descending order; empty if there are more than
+    /// 256 of them: then only their number is given). A loser that has nothing left to undo counts as the largest: its End
+    /// comes at once.
+    UndoPick { txn: TxnId, lsn: Lsn, losers: usize, to_undo: &'a [(TxnId, Lsn)] },
+    /// The record at `lsn` is an update and will be compensated; `next` is its prevLSN, the undoNextLSN of the CLR to come.
+    UndoUpdate { txn: TxnId, lsn: Lsn, next: Lsn },
     /// A record was undone; the CLR's LSN and undoNextLSN.
     UndoClr { txn: TxnId, undone: Lsn, clr: Lsn, undo_next: Lsn },
     /// Undo met a record that needs no undo and followed its chain.
-    UndoFollow { txn: TxnId, lsn: Lsn, next: Lsn },
+    UndoFollow { txn: TxnId, lsn: Lsn, kind: &'static str, next: Lsn },
     /// A loser is done.
     UndoEnd { txn: TxnId, lsn: Lsn },
 }

@@ -51,19 +51,7 @@ impl TxnManager {
     /// # Errors
     /// `Poisoned`, `TransactionEnded`.
     pub fn rollback(&self, txn: &Txn) -> Result<()> {
-        self.poison.check()?;
-        let wrote = {
-            let mut core = txn.core.lock();
-            match core.state {
-                State::Live | State::RollingBack => {}
-                _ => return Err(txn.ended_error()),
-            }
-            core.state = State::RollingBack;
-            core.first.some().is_some()
-        };
-        if wrote {
-            self.trace.emit(|| Event::TxnRollback { txn: txn.id(), to: Lsn::NULL });
-            self.append_plain(txn, RecordKind::Abort, None)?;
+        if self.begin_rollback(txn)? {
             if mutants::is(Mutant::StatusForgottenFirst) {
                 self.horizon.table.forget(txn.id());
             }
@@ -73,6 +61,31 @@ impl TxnManager {
             while !self.until_space(|| self.undo_step(txn))?.is_null() {}
         }
         self.end_rolled_back(txn)
+    }
+
+    /// The first step of [`TxnManager::rollback`]: from here on the transaction can only be rolled back, and its Abort record is
+    /// logged, unless it is already. Whether it has written anything. [`TxnManager::undo_step`] until that returns null and
+    /// [`TxnManager::end_rolled_back`] are the others.
+    ///
+    /// # Errors
+    /// `Poisoned`, `TransactionEnded`.
+    pub fn begin_rollback(&self, txn: &Txn) -> Result<bool> {
+        self.poison.check()?;
+        let (wrote, begun) = {
+            let mut core = txn.core.lock();
+            let begun = match core.state {
+                State::Live => false,
+                State::RollingBack => true,
+                _ => return Err(txn.ended_error()),
+            };
+            core.state = State::RollingBack;
+            (core.first.some().is_some(), begun)
+        };
+        if wrote && !begun {
+            self.trace.emit(|| Event::TxnRollback { txn: txn.id(), to: Lsn::NULL });
+            self.append_plain(txn, RecordKind::Abort, None)?;
+        }
+        Ok(wrote)
     }
 
     /// A savepoint of the transaction as it is now.
@@ -217,6 +230,7 @@ impl TxnManager {
                     let m = format!("resource manager {} is not registered", record.rm);
                     Error::new(ErrorKind::ResourceManager, m)
                 })?;
+                self.trace.emit(|| Event::UndoUpdate { txn: txn.id(), lsn: at, next: record.prev });
                 let clr = self.undo_update(txn, &*rm, &record)?;
                 self.trace.emit(|| Event::UndoClr {
                     txn: txn.id(),
@@ -227,7 +241,8 @@ impl TxnManager {
             }
             RecordKind::Structure | RecordKind::Clr | RecordKind::DummyClr | RecordKind::Abort => {
                 txn.core.lock().undo_next = record.prev;
-                self.trace.emit(|| Event::UndoFollow { txn: txn.id(), lsn: at, next: record.prev });
+                let (kind, next) = (record.kind.name(), record.prev);
+                self.trace.emit(|| Event::UndoFollow { txn: txn.id(), lsn: at, kind, next });
             }
             k => return damaged(format!("a record of kind {} in an undo chain", k.name())),
         }

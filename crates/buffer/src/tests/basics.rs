@@ -313,6 +313,7 @@ fn events_tell_what_was_done() {
     let trace = Trace::new(Arc::new(move |e: &Event<'_>| {
         sink.lock().push(match e {
             Event::PageRead { .. } => "read",
+            Event::PageFix { exclusive: false, .. } => "fix",
             Event::PageImage { .. } => "image",
             Event::PageWrite { why: WriteReason::Asked, .. } => "write",
             Event::CheckpointScan { dirty: 1, .. } => "scan",
@@ -327,7 +328,7 @@ fn events_tell_what_was_done() {
     b.pool.flush_page(PageId(0)).unwrap();
     b.pool.forget(PageId(0));
     drop(b.pool.shared(PageId(0)).unwrap());
-    assert_eq!(*seen.lock(), ["scan", "image", "write", "read"]);
+    assert_eq!(*seen.lock(), ["scan", "image", "write", "read", "fix"]);
 }
 
 #[test]
