@@ -156,6 +156,11 @@ impl Catalogue {
         }
     }
 
+    /// Where the row of a name is, whether there is one or not.
+    pub fn row_of(name: &str) -> (Tree, Vec<u8>) {
+        (CATALOGUE, name_key(name))
+    }
+
     /// All trees that the view sees, by name.
     ///
     /// # Errors

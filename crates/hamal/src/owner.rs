@@ -3,8 +3,9 @@ use crate::core::Core;
 use crate::database::Shared;
 use crate::write::WriteInner;
 use crate::{Error, ErrorKind, Result};
-use hamal_btree::TreeInfo;
+use hamal_btree::{Tree, TreeInfo};
 use hamal_txn::{Snapshot, View};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// A read snapshot with the database that it belongs to.
@@ -48,6 +49,19 @@ impl Owner {
                 r.shared.core.check_open()?;
                 f(&r.snapshot.view())
             }
+        }
+    }
+    /// Notes that a statement tells what is at a key. Within [`Owner::with_view`].
+    #[inline]
+    pub(crate) fn note_key(&self, tree: Tree, key: &[u8]) {
+        if let Owner::Write(w) = self {
+            w.note_key(tree, key);
+        }
+    }
+    /// Notes that a statement tells what is between two bounds.
+    pub(crate) fn note_range(&self, tree: Tree, low: Bound<&[u8]>, high: Bound<&[u8]>) {
+        if let Owner::Write(w) = self {
+            w.note_range(tree, low, high);
         }
     }
     /// Checks that the tree is (still) there for this owner: a transaction may have dropped it itself.

@@ -64,6 +64,22 @@ fn as_bound(b: &StdBound<Vec<u8>>) -> Bound<'_> {
     }
 }
 
+/// Notes what a batch tells of: the keys up to the last row, or, if there is nothing more, up to the bound.
+fn note(
+    tree: &ReadTree,
+    low: &StdBound<Vec<u8>>,
+    high: &StdBound<Vec<u8>>,
+    direction: Direction,
+    last: Option<&Entry>,
+) {
+    let (low, high) = (low.as_ref().map(Vec::as_slice), high.as_ref().map(Vec::as_slice));
+    let last = last.map(|e| StdBound::Included(e.key.as_slice()));
+    match direction {
+        Direction::Forward => tree.owner.note_range(tree.info.tree, low, last.unwrap_or(high)),
+        Direction::Reverse => tree.owner.note_range(tree.info.tree, last.unwrap_or(low), high),
+    }
+}
+
 impl Range {
     pub(crate) fn new(tree: ReadTree, low: StdBound<Vec<u8>>, high: StdBound<Vec<u8>>) -> Range {
         Range {
@@ -91,7 +107,10 @@ impl Range {
         let more = tree.owner.with_view_at(&mut self.moment, |view| {
             tree.owner.check_tree(&tree.info)?;
             let (low, high) = (as_bound(&self.low), as_bound(&self.high));
-            tree.owner.core().btree.scan(view, tree.info.tree, low, high, direction, limit, &mut rows)
+            let more =
+                tree.owner.core().btree.scan(view, tree.info.tree, low, high, direction, limit, &mut rows)?;
+            note(tree, &self.low, &self.high, direction, rows.last().filter(|_| more));
+            Ok(more)
         })?;
         let Some(last) = rows.last() else {
             self.exhausted = true;

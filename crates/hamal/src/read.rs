@@ -130,6 +130,7 @@ impl ReadTree {
     /// Within a statement.
     fn look_up_in<R>(&self, view: &View, key: &[u8], f: impl FnOnce(ValueRef<'_>) -> R) -> Result<Option<R>> {
         self.owner.check_tree(&self.info)?;
+        self.owner.note_key(self.info.tree, key);
         self.owner.core().btree.get(view, self.info.tree, key, f)
     }
 

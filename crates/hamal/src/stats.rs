@@ -84,6 +84,8 @@ stats! {
     deadlocks,
     /// Waits that took too long.
     lock_timeouts,
+    /// Commits refused because something that the transaction had read was changed meanwhile.
+    serialization_failures,
     /// Waits for other transactions.
     lock_waits,
     /// Live snapshots.
@@ -138,6 +140,7 @@ impl Stats {
             conflicts: t.conflicts,
             deadlocks: t.deadlocks,
             lock_timeouts: t.timeouts,
+            serialization_failures: t.serialization_failures,
             lock_waits: t.waits,
             snapshots: t.snapshots,
             oldest_snapshot: t.oldest_snapshot.map_or(0, |l| l.0),

@@ -88,6 +88,8 @@ impl Tree {
     pub fn insert(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let (key, value) = (key.as_ref(), value.as_ref());
         self.statement(|txn| {
+            // What it returns is read, and stays so if a savepoint gives the row back.
+            self.0.owner.note_key(self.0.info.tree, key);
             let old = self.put_value(txn, key, value)?;
             self.take(txn, old)
         })
@@ -112,6 +114,7 @@ impl Tree {
     pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let key = key.as_ref();
         self.statement(|txn| {
+            self.0.owner.note_key(self.0.info.tree, key);
             let old = self.0.owner.core().btree.remove(txn, self.0.info.tree, key)?;
             self.take(txn, old)
         })
@@ -124,6 +127,7 @@ impl Tree {
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
         self.statement(|txn| {
+            self.0.owner.note_key(self.0.info.tree, key);
             let old = self.0.owner.core().btree.remove(txn, self.0.info.tree, key)?;
             let had = old.is_some();
             self.discard(txn, old)?;
@@ -163,6 +167,7 @@ impl Tree {
     pub fn get_for_update(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let key = key.as_ref();
         self.statement(|txn| {
+            self.0.owner.note_key(self.0.info.tree, key);
             Ok(match self.0.owner.core().btree.lock(txn, self.0.info.tree, key)? {
                 None => None,
                 Some(RawValue::Inline(bytes)) => Some(Value::new(bytes)),

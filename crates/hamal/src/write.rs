@@ -5,7 +5,7 @@ use crate::owner::{Owner, no_tree};
 use crate::read::ReadTree;
 use crate::tree::Tree;
 use crate::{Error, ErrorKind, Isolation, Lsn, Result, Savepoint, TxnId, WriteOptions};
-use hamal_btree::{CATALOGUE_TREE, TreeInfo};
+use hamal_btree::{CATALOGUE_TREE, Catalogue, TreeInfo};
 use hamal_log::Ticket;
 use hamal_page::TreeId;
 use hamal_sync::Mutex;
@@ -14,6 +14,7 @@ use hamal_txn::{OpGuard, Snapshot, Txn, View};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
+use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -29,6 +30,8 @@ pub(crate) struct WriteInner {
     registered: Mutex<HashSet<TreeId>>,
     /// No statement waits.
     no_wait: bool,
+    /// Memory for what a serializable transaction has read.
+    read_set_bytes: usize,
     // Last, so that the database is closed after everything else is gone.
     pub(crate) shared: Arc<Shared>,
 }
@@ -103,6 +106,21 @@ impl WriteInner {
             }
             done => done,
         }
+    }
+
+    /// Notes that a statement tells what is, or is not, at a key. Under the operation lock.
+    #[inline]
+    pub(crate) fn note_key(&self, tree: hamal_btree::Tree, key: &[u8]) {
+        self.txn.note_read(self.read_set_bytes, |reads| reads.add_key(tree.id, tree.root, key));
+    }
+    /// Notes that a statement tells what is between two bounds. Under the operation lock.
+    pub(crate) fn note_range(&self, tree: hamal_btree::Tree, low: Bound<&[u8]>, high: Bound<&[u8]>) {
+        self.txn.note_read(self.read_set_bytes, |reads| reads.add_range(tree.id, tree.root, low, high));
+    }
+    /// Notes that a statement tells whether there is a tree of that name, and which.
+    fn note_name(&self, name: &str) {
+        let (catalogue, key) = Catalogue::row_of(name);
+        self.note_key(catalogue, &key);
     }
 
     /// Whether each statement has a snapshot of its own.
@@ -216,6 +234,7 @@ impl WriteTxn {
                 any_changed: AtomicBool::new(false),
                 registered: Mutex::default(),
                 no_wait: options.no_wait,
+                read_set_bytes: options.read_set_bytes,
                 shared: shared.clone(),
             }))),
             Err(e) => {
@@ -244,6 +263,7 @@ impl WriteTxn {
     }
     fn find(&self, name: &str) -> Result<Option<TreeInfo>> {
         let _op = self.0.enter()?;
+        self.0.note_name(name);
         self.0.shared.core.catalogue.find(&self.0.view(), name)
     }
 
@@ -261,6 +281,7 @@ impl WriteTxn {
     pub fn create_tree(&self, name: &str) -> Result<Tree> {
         // Noted under the operation lock: a partial rollback by another thread comes before all of it, or after.
         let info = self.0.statement(|txn| {
+            self.0.note_name(name);
             let info = self.0.shared.core.catalogue.create(txn, name)?;
             self.0.note(info.tree.id, Some(&info.name));
             Ok(info)
@@ -283,6 +304,8 @@ impl WriteTxn {
     /// `NotFound`, `AlreadyExists`; as [`WriteTxn::create_tree`].
     pub fn rename_tree(&self, from: &str, to: &str) -> Result<()> {
         self.0.statement(|txn| {
+            self.0.note_name(from);
+            self.0.note_name(to);
             let catalogue = &self.0.shared.core.catalogue;
             let info = catalogue.find(&self.0.view(), from)?.ok_or_else(|| no_tree(from))?;
             catalogue.rename(txn, from, to)?;
@@ -297,6 +320,7 @@ impl WriteTxn {
     /// `NotFound`; as [`Tree::put`].
     pub fn drop_tree(&self, name: &str) -> Result<()> {
         self.0.statement(|txn| {
+            self.0.note_name(name);
             let catalogue = &self.0.shared.core.catalogue;
             let info = catalogue.find(&self.0.view(), name)?.ok_or_else(|| no_tree(name))?;
             catalogue.drop_tree(txn, name)?;
@@ -310,6 +334,7 @@ impl WriteTxn {
     /// As [`WriteTxn::tree`].
     pub fn trees(&self) -> Result<Vec<String>> {
         let _op = self.0.enter()?;
+        self.0.note_range(Catalogue::row_of("").0, Bound::Unbounded, Bound::Unbounded);
         let list = self.0.shared.core.catalogue.list(&self.0.view())?;
         Ok(list.into_iter().map(|i| i.name).collect())
     }
@@ -346,6 +371,7 @@ impl WriteTxn {
     /// [`Durability::Async`]).
     ///
     /// # Errors
+    /// `Serialization` if it is serializable and something that it read was changed: it is rolled back, try again.
     /// `TransactionEnded` if the engine has rolled it back; `Poisoned` if nothing was committed; `OutcomeUnknown` if the
     /// storage failed while the commit was in flight: the next open decides.
     pub fn commit(self) -> Result<Lsn> {
@@ -359,9 +385,11 @@ impl WriteTxn {
     pub fn commit_with(self, durability: Durability) -> Result<CommitTicket> {
         let core = &self.0.shared.core;
         let outcome = self.0.end(|txn| {
-            core.txns.commit(txn).inspect_err(|_| {
+            core.txns.commit_looking(txn, &|v| core.btree.check_reads(v)).map_err(|e| {
+                let e = self.0.name_trees(e);
                 // Whatever kept it from committing, it must not stay.
                 let _ = core.txns.rollback(txn);
+                e
             })
         })?;
         let ticket = CommitTicket { ticket: outcome.ticket, timestamp: outcome.timestamp };

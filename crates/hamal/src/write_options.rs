@@ -15,11 +15,23 @@ const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 /// assert_eq!(tx.isolation(), Isolation::Serializable);
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteOptions {
     pub(crate) isolation: Isolation,
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) no_wait: bool,
+    pub(crate) read_set_bytes: usize,
+}
+
+impl Default for WriteOptions {
+    fn default() -> WriteOptions {
+        WriteOptions {
+            isolation: Isolation::default(),
+            lock_timeout: None,
+            no_wait: false,
+            read_set_bytes: 4 << 20,
+        }
+    }
 }
 
 impl WriteOptions {
@@ -48,7 +60,21 @@ impl WriteOptions {
         self
     }
 
+    /// Memory in bytes in which a serializable transaction remembers what it has read: 1 KiB to 1 GiB, default 4 MiB. A key takes about 100 bytes
+    /// and twice its length, a range not more. Beyond the limit keys and ranges are joined with their
+    /// neighbours, in the end to whole trees: nothing is forgotten, but commits of others in the gaps then count as changes of
+    /// what was read.
+    #[must_use]
+    pub fn read_set_bytes(mut self, bytes: usize) -> WriteOptions {
+        self.read_set_bytes = bytes;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
+        if !(1 << 10..=1 << 30).contains(&self.read_set_bytes) {
+            let m = format!("read_set_bytes {}: it may be 1 KiB to 1 GiB", self.read_set_bytes);
+            return Err(Error::new(ErrorKind::InvalidOption, m));
+        }
         match self.lock_timeout {
             Some(t) if t > LONGEST_WAIT => Err(Error::new(
                 ErrorKind::InvalidOption,

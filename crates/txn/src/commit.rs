@@ -6,8 +6,8 @@
 //! whoever comes next builds on the commit at once, and its own commit lies behind this one in the log. Only
 //! the acknowledgement waits for the disk.
 use crate::txn::{State, Txn};
-use crate::{TxnManager, rollback::END_BYTES};
-use hamal_error::Result;
+use crate::{Isolation, TxnManager, Validation, rollback::END_BYTES};
+use hamal_error::{Error, Result};
 use hamal_log::{Appended, Credit, RecordKind, RecordSpec, Ticket, TxnRef};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
@@ -37,6 +37,21 @@ impl TxnManager {
     /// `Poisoned`, `TransactionEnded`; `NoSpace` if the device is full and the transaction never registered
     /// with a tree.
     pub fn commit(&self, txn: &Txn) -> Result<CommitOutcome> {
+        self.commit_looking(txn, &|_| {
+            Err(Error::internal("a serializable transaction commits through `commit_looking`"))
+        })
+    }
+
+    /// As [`TxnManager::commit`]; of a serializable transaction, if somebody else has committed since its snapshot, `look`
+    /// brings every row that it read to [`TxnManager::check_read`], under the latch of the row's page. No latch is held.
+    ///
+    /// # Errors
+    /// As [`TxnManager::commit`]; `Serialization`; those of `look`.
+    pub fn commit_looking(
+        &self,
+        txn: &Txn,
+        look: &dyn Fn(&Validation) -> Result<()>,
+    ) -> Result<CommitOutcome> {
         self.poison.check()?;
         if txn.is_doomed() {
             return Err(txn.ended_error());
@@ -50,7 +65,12 @@ impl TxnManager {
             }
             core.first.some().is_some()
         };
-        let timestamp = if wrote { self.commit_record(txn)? } else { txn.snapshot() };
+        let timestamp = match (wrote, txn.isolation()) {
+            // It is as if it had run at its snapshot, which is a prefix of the order of commits (TXN-VALID).
+            (false, _) => txn.snapshot(),
+            (true, Isolation::Serializable) => self.commit_if_serializable(txn, look)?,
+            (true, _) => self.commit_record(txn, || Ok(()))?,
+        };
         if wrote {
             // Before `finish` closes the snapshot, which keeps H below the timestamp: no collector can pass
             // the versions by and settle the transaction all the same (TXN-VERSIONS).
@@ -69,8 +89,9 @@ impl TxnManager {
         Ok(CommitOutcome { timestamp, ticket: self.log().ticket(to) })
     }
 
-    /// Logs the commit record; returns its end.
-    fn commit_record(&self, txn: &Txn) -> Result<Lsn> {
+    /// Logs the commit record if `may`, asked in the commit section, has no objection; returns its end. After an
+    /// objection the transaction is as it was.
+    pub(crate) fn commit_record(&self, txn: &Txn, may: impl FnOnce() -> Result<()>) -> Result<Lsn> {
         let mut credit = self.end_credit(txn)?;
         let mut core = txn.core.lock();
         let id = txn.id();
@@ -84,6 +105,11 @@ impl TxnManager {
         };
         let done = {
             let _section = self.commit_section.lock();
+            if let Err(objection) = may() {
+                let kept = credit.left();
+                core.end_reserve += credit.take(kept);
+                return Err(objection);
+            }
             let late = mutants::is(Mutant::StatusAfterRecord);
             let timestamp = |a: Appended| if mutants::is(Mutant::TimestampIsStart) { a.lsn } else { a.end };
             let store = |a: Appended| self.horizon.table.commit(id, timestamp(a));

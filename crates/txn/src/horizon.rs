@@ -95,6 +95,11 @@ impl Horizon {
         self.visible.store(ts.0, Ordering::Release);
     }
 
+    /// The timestamp of the last commit.
+    pub(crate) fn last_commit(&self) -> Lsn {
+        Lsn(self.visible.load(Ordering::Acquire))
+    }
+
     /// The published H.
     pub(crate) fn get(&self) -> Lsn {
         Lsn(self.published.load(Ordering::Acquire))

@@ -10,6 +10,7 @@
 //! | `status` | the status of transaction ids |
 //! | `horizon` | snapshots, and what nobody needs any more |
 //! | `versions` | former states of young records |
+//! | `reads`, `validation` | what serializable transactions read, and whether they may commit |
 //! | `waits` | waiting for a transaction, deadlock detection |
 //! | `registrations` | who writes in which tree |
 //! | `rm` | the contract of resource managers |
@@ -23,6 +24,7 @@
 mod commit;
 mod horizon;
 mod manager;
+mod reads;
 mod registrations;
 mod rm;
 mod rollback;
@@ -32,13 +34,16 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod validation;
 mod versions;
 mod waits;
 
 pub use commit::CommitOutcome;
 pub use horizon::Snapshot;
 pub use manager::{AttEntry, Status, TxnManager, TxnOptions, View};
+pub use reads::{KeyRange, ReadSet};
 pub use rm::{Compensated, Registry, ResourceManager, UndoCtx};
 pub use stats::TxnStats;
 pub use txn::{Isolation, OpGuard, Savepoint, Txn};
+pub use validation::Validation;
 pub use versions::{FoundVersion, Version, VersionStore};

@@ -4,6 +4,7 @@ use crate::registrations::Registrations;
 use crate::room::UndoRoom;
 use crate::stats::{Counters, TxnStats};
 use crate::txn::{Isolation, State, Txn};
+use crate::validation::Validations;
 use crate::waits::{WaitGraph, Waiting, What};
 use crate::{Registry, ResourceManager, VersionStore};
 use hamal_buffer::{Change, Need, OpCredit, PageEdit, Pool, Stop};
@@ -89,6 +90,7 @@ pub struct TxnManager {
     pub(crate) commit_section: Mutex<()>,
     pub(crate) registrations: Registrations,
     waits: WaitGraph,
+    pub(crate) validations: Validations,
     pub(crate) space: Space,
     pub(crate) room: UndoRoom,
     pub(crate) counters: Counters,
@@ -126,6 +128,7 @@ impl TxnManager {
             commit_section: Mutex::new(()),
             registrations: Registrations::default(),
             waits: WaitGraph::default(),
+            validations: Validations::default(),
             space: Space::default(),
             room: UndoRoom::default(),
             counters: Counters::default(),
@@ -532,6 +535,7 @@ impl TxnManager {
             conflicts: n(&c.conflicts),
             deadlocks: n(&c.deadlocks),
             timeouts: n(&c.timeouts),
+            serialization_failures: n(&c.serialization_failures),
             waits: n(&c.waits),
             snapshots,
             oldest_snapshot,

@@ -13,6 +13,7 @@ pub struct TxnStats {
     pub conflicts: u64,
     pub deadlocks: u64,
     pub timeouts: u64,
+    pub serialization_failures: u64,
     pub waits: u64,
     pub snapshots: u64,
     pub oldest_snapshot: Option<Lsn>,
@@ -34,6 +35,7 @@ pub(crate) struct Counters {
     pub(crate) conflicts: AtomicU64,
     pub(crate) deadlocks: AtomicU64,
     pub(crate) timeouts: AtomicU64,
+    pub(crate) serialization_failures: AtomicU64,
     pub(crate) waits: AtomicU64,
     pub(crate) rollbacks_waiting_for_space: AtomicU64,
 }

@@ -5,6 +5,7 @@
 //! first, last, undoNext and state are stored (TXN-ATT): a checkpoint that takes it sees every
 //! record reserved before its begin record.
 use crate::horizon::{Horizon, Now, Snapshot};
+use crate::reads::ReadSet;
 use crate::versions::VersionKey;
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_page::{Lsn, PageId, TreeId, TxnId};
@@ -114,6 +115,8 @@ pub struct Txn {
     met: Mutex<Option<(TxnId, u64)>>,
     /// Trees registered with; true means exclusively.
     pub(crate) trees: Mutex<Vec<(TreeId, bool)>>,
+    /// What it has read, if it is serializable. Under the operation lock.
+    reads: Mutex<Option<Arc<ReadSet>>>,
     /// Keys of the version store that hold an entry of this transaction.
     pub(crate) pushed: Mutex<Vec<VersionKey>>,
     snapshot_open: AtomicBool,
@@ -211,6 +214,7 @@ impl Txn {
             turned: Condvar::new(),
             met: Mutex::new(None),
             trees: Mutex::new(Vec::new()),
+            reads: Mutex::new(None),
             pushed: Mutex::new(Vec::new()),
             snapshot_open: AtomicBool::new(open),
             horizon: horizon.clone(),
@@ -255,6 +259,19 @@ impl Txn {
     /// operation lock.
     pub fn pin(&self) -> Snapshot {
         Snapshot::at(&self.horizon, self.snapshot())
+    }
+    /// Notes that the transaction reads: `note` adds what. Does nothing unless it is serializable. Under the operation lock, by
+    /// whoever tells the caller anything about rows, or about rows that are not there (TXN-READS). `budget` is the
+    /// memory in bytes that all of it may take.
+    #[inline]
+    pub fn note_read(&self, budget: usize, note: impl FnOnce(&mut ReadSet)) {
+        if self.isolation == Isolation::Serializable {
+            let mut reads = self.reads.lock();
+            note(Arc::make_mut(reads.get_or_insert_with(|| Arc::new(ReadSet::new(budget)))));
+        }
+    }
+    pub(crate) fn reads(&self) -> Option<Arc<ReadSet>> {
+        self.reads.lock().clone()
     }
     /// Whether it waits for others, and how long.
     pub(crate) fn patience(&self) -> Option<Duration> {

@@ -25,6 +25,7 @@ mod structure;
 #[cfg(test)]
 mod tests;
 mod undo;
+mod validate;
 mod write;
 
 pub use manager::BtreeManager;

@@ -59,7 +59,7 @@ fn below(key: &[u8], high: Bound<'_>) -> bool {
 }
 
 /// The slots of a leaf that lie within the bounds.
-fn slots(leaf: &Node<'_>, low: Bound<'_>, high: Bound<'_>) -> Sound<std::ops::Range<usize>> {
+pub(crate) fn slots(leaf: &Node<'_>, low: Bound<'_>, high: Bound<'_>) -> Sound<std::ops::Range<usize>> {
     let at = |key: &[u8], behind: bool| -> Sound<usize> {
         // A bound outside the fences takes in, or leaves out, all slots.
         if key < leaf.lower() {

@@ -191,6 +191,7 @@ impl Btree {
             }
         };
         let edit = PageEdit { page: &mut page, op: change.op, whole: Whole::No, payload: &change.payload };
+        self.txns().note_write(txn, tree.id, key);
         self.txns().update(txn, BTREE_RM, &mut [edit], &change.undo, change.reserve, credit)?;
         if let Some(version) = change.version {
             self.txns().versions().push(txn, BTREE_RM, tree.id.0, key, version);
