@@ -422,4 +422,94 @@ mod tests {
         f.file.set_len(100).unwrap();
         assert_eq!(ControlFile::open(&disk, false).unwrap_err().kind(), ErrorKind::ControlCorrupt);
     }
+
+    /// The managers fill the slot to the last byte before the digest; names may have 1 to 63 bytes.
+    #[test]
+    fn managers_fill_the_slot_to_its_last_byte() {
+        let named = |len: usize| ManagerEntry { id: len as u8, version: 0x0102_0304, name: "n".repeat(len) };
+        let with = |managers| Control { managers, ..control(1, 100) };
+        let room = VERSIONS_AT - 104;
+        let mut managers: Vec<_> = (0..room / 69).map(|_| named(63)).collect();
+        managers.push(named(room % 69 - 6));
+        let full = with(managers.clone());
+        assert_eq!(Control::decode(&full.encode().unwrap()).unwrap(), full);
+        managers.last_mut().unwrap().name.push('n');
+        assert_eq!(with(managers.clone()).encode().unwrap_err().kind(), ErrorKind::Limit);
+        managers.extend([named(63), named(63)]);
+        assert_eq!(with(managers).encode().unwrap_err().kind(), ErrorKind::Limit);
+        let short = with(vec![named(1), named(2), named(63)]);
+        assert_eq!(Control::decode(&short.encode().unwrap()).unwrap(), short);
+        for len in [0, 64, 200] {
+            assert_eq!(
+                with(vec![named(len)]).encode().unwrap_err().kind(),
+                ErrorKind::InvalidOption,
+                "{len}"
+            );
+        }
+    }
+
+    /// Fields that a right checksum covers and that cannot be: each by itself, and the last value that can.
+    #[test]
+    fn fields_that_contradict_each_other_are_refused() {
+        let ok = |c: &Control| Control::decode(&c.encode().unwrap()).map(|_| ()).map_err(|e| e.kind());
+        let at = |begin, end, redo, keep| Control {
+            checkpoint_begin: Lsn(begin),
+            checkpoint_end: Lsn(end),
+            redo: Lsn(redo),
+            keep_from: Lsn(keep),
+            ..control(1, 100)
+        };
+        let corrupt = Err(ErrorKind::ControlCorrupt);
+        assert_eq!(ok(&at(500, 500, 500, 500)), Ok(()));
+        assert_eq!(ok(&at(500, 499, 400, 300)), corrupt, "it ends before it begins");
+        assert_eq!(ok(&at(500, 600, 501, 300)), corrupt, "redo starts above the checkpoint");
+        assert_eq!(ok(&at(500, 600, 400, 401)), corrupt, "the log is kept from above redo");
+        for (sequence, result) in [(u64::MAX / 2, Ok(())), (u64::MAX / 2 + 1, corrupt), (u64::MAX, corrupt)] {
+            assert_eq!(ok(&Control { sequence, ..control(1, 100) }), result, "{sequence}");
+        }
+        assert_eq!(ok(&Control { page_size: 5000, ..control(1, 100) }), corrupt);
+    }
+
+    #[test]
+    fn one_slot_is_enough_whatever_the_other_one_is() {
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
+        let f = ControlFile::create(&disk, control(1, 100)).unwrap();
+        let sound = control(1, 100).encode().unwrap();
+        let mut newer = sound.clone();
+        newer[8..12].copy_from_slice(&99u32.to_le_bytes());
+        let crc = crc32c::crc32c(&newer[..SLOT_BYTES - 4]);
+        newer[SLOT_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        let damaged: Vec<u8> = sound.iter().map(|b| b ^ u8::from(*b == 100)).collect();
+        let foreign = vec![0x55; SLOT_BYTES];
+        let kind = |a: &[u8], b: &[u8]| {
+            f.file.write_at(0, &[a, b].concat()).unwrap();
+            ControlFile::open(&disk, false).map_err(|e| e.kind())
+        };
+        // A newer version is named, in whichever slot it is.
+        assert_eq!(kind(&newer, &damaged).unwrap_err(), ErrorKind::UnsupportedVersion);
+        assert_eq!(kind(&damaged, &newer).unwrap_err(), ErrorKind::UnsupportedVersion);
+        assert_eq!(kind(&foreign, &newer).unwrap_err(), ErrorKind::UnsupportedVersion);
+        assert_eq!(kind(&damaged, &foreign).unwrap_err(), ErrorKind::ControlCorrupt);
+        assert_eq!(kind(&foreign, &damaged).unwrap_err(), ErrorKind::NotADatabase);
+        let other = Control { db: DbId([8; 16]), ..control(2, 100) }.encode().unwrap();
+        assert_eq!(kind(&sound, &other).unwrap_err(), ErrorKind::WrongDatabase);
+        assert!(kind(&sound, &damaged).is_ok() && kind(&damaged, &sound).is_ok());
+        // A file that is cut in the second slot still has the first.
+        for len in [SLOT_BYTES as u64, 2 * SLOT_BYTES as u64 - 1] {
+            f.file.set_len(len).unwrap();
+            assert_eq!(
+                ControlFile::open(&disk, false).unwrap_err().kind(),
+                ErrorKind::ControlCorrupt,
+                "{len}"
+            );
+            f.file.write_at(0, &sound).unwrap();
+            assert_eq!(ControlFile::open(&disk, false).unwrap().current(), &control(1, 100), "{len}");
+            f.file.write_at(0, &damaged).unwrap();
+        }
+        f.file.set_len(SLOT_BYTES as u64 - 1).unwrap();
+        assert_eq!(ControlFile::open(&disk, false).unwrap_err().kind(), ErrorKind::ControlCorrupt);
+        assert!(ControlFile::exists(&disk).unwrap());
+        disk.remove(NAME).unwrap();
+        assert!(!ControlFile::exists(&disk).unwrap());
+    }
 }

@@ -135,6 +135,8 @@ mod tests {
                 .collect(),
         };
         let chunks = Chunk::cut(&data, Lsn(77), 1000);
+        // 61 pages, or 30 transactions, fit into a chunk.
+        assert_eq!(chunks.len(), 1000usize.div_ceil(61) + 2);
         let mut back = CheckpointData::default();
         for c in &chunks {
             assert!(c.len() <= 1000);
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn hostile_chunks_are_errors() {
-        for b in [&[][..], &[1], &[1, 2, 3], &[3; 17], &[1; 17], &[2; 40]] {
+        for b in [&[][..], &[1], &[1, 2, 3], &[3; 17], &[1; 17], &[2; 40], &[2; 33]] {
             assert!(Chunk::decode(b).is_err(), "{b:?}");
         }
         assert!(CheckpointEnd::decode(&[0; 31]).is_err());

@@ -595,4 +595,95 @@ mod tests {
         b.reopen();
         assert!(b.has(PAGES - 1, 0));
     }
+
+    fn length(disk: &Arc<dyn Disk>) -> u64 {
+        disk.open(VERSIONS, OpenMode::default()).unwrap().len().unwrap()
+    }
+
+    /// Room is made for whole blocks, once, and what the file has when it is opened counts.
+    #[test]
+    fn room_is_made_before_it_is_needed() {
+        let pair = 2 * BLOCK as u64;
+        let mut b = Bench::new();
+        assert_eq!(length(&b.disk), 3 * pair);
+        let small = MemDisk::new();
+        small.set_capacity(Some(3 * pair));
+        let disk: Arc<dyn Disk> = Arc::new(small);
+        let mut table = VersionsFile::create(&disk, DbId([3; 16])).unwrap();
+        table.reserve(PAGES).unwrap();
+        table.reserve(PAGES - 1).unwrap();
+        assert_eq!(length(&disk), 3 * pair);
+        let e = table.reserve(PAGES + 1).unwrap_err();
+        assert_eq!((e.kind(), e.offset()), (ErrorKind::NoSpace, Some(3 * pair)));
+        for (pages, blocks) in [(PAGES, 3), (PAGES + 1, 4), (2 * PAGES, 6), (1, 6)] {
+            b.table.reserve(pages).unwrap();
+            assert_eq!(length(&b.disk), blocks * pair, "{pages}");
+            b.reopen();
+            assert_eq!(b.table.room, blocks);
+        }
+    }
+
+    /// A table that is shorter than the control file says has lost blocks, if the data file says that there were so many; else
+    /// nothing tells how many blocks there should be.
+    #[test]
+    fn a_table_that_is_cut_short() {
+        let mut b = Bench::new();
+        b.set(5, 77);
+        b.set(PAGES - 1, 78);
+        b.checkpoint(2000);
+        let file = b.disk.open(VERSIONS, OpenMode::default()).unwrap();
+        file.set_len(2 * 2 * BLOCK as u64).unwrap();
+        let open = |present| {
+            let versions = PageVersions::default();
+            VersionsFile::open(&b.disk, &b.control, END, present, &versions)
+                .map(|t| t.damaged().to_vec())
+                .map_err(|e| e.kind())
+        };
+        assert_eq!(open(PAGES), Ok(vec![2]));
+        assert_eq!(open(PAGES + 1), Ok(vec![2]));
+        let refused = open(PAGES - 1);
+        assert_eq!(refused, Err(ErrorKind::WrongDatabase));
+        // A data file that is shorter than the control file says is somebody else's trouble if the table is whole.
+        file.set_len(3 * 2 * BLOCK as u64).unwrap();
+        assert_eq!(open(PAGES - 1), Ok(vec![2]));
+    }
+
+    /// More blocks than are read at once.
+    #[test]
+    fn a_table_of_several_chunks() {
+        let per = TAGS_PER_BLOCK as u64;
+        let pages = 300 * per;
+        let mut b = Bench::new();
+        let marks = [0, 127, 128, 129, 255, 256, 299];
+        for block in marks {
+            b.set(block * per + 9, 1000 + block);
+        }
+        for moment in [2000, 3000] {
+            b.set(7, moment);
+            b.table.reserve(pages).unwrap();
+            let written = b.table.write(&b.versions, Lsn(moment), pages).unwrap();
+            b.control = Control { data_pages: pages, ..control(moment, written.digest) };
+            b.table.commit(written);
+            let versions = PageVersions::default();
+            b.table = VersionsFile::open(&b.disk, &b.control, END, pages, &versions).unwrap();
+            b.versions = versions;
+            assert!(b.table.damaged().is_empty() && b.has(7, moment));
+            for block in marks {
+                assert!(b.has(block * per + 9, 1000 + block) && b.has(block * per + 10, 0), "{block}");
+            }
+        }
+    }
+
+    /// The digest is part of the format: the same table has the same one for ever.
+    #[test]
+    fn the_digest_is_as_it_always_was() {
+        let places = |moments: &[u64]| -> Vec<Place> {
+            moments.iter().map(|m| Place { copy: 0, moment: Lsn(*m), due: false }).collect()
+        };
+        assert_eq!(digest(&places(&[])), 0x6861_6d61_6c76_6572);
+        assert_eq!(digest(&places(&[4096])), 0x7cfb_5c91_6a91_d87d);
+        assert_eq!(digest(&places(&[4096, 0, 0x1234_5678_9abc])), 0x4fd6_a895_ae2a_f527);
+        let made = VersionsFile::create(&(Arc::new(MemDisk::new()) as Arc<dyn Disk>), DbId([3; 16])).unwrap();
+        assert_eq!(made.digest(), 0x6861_6d61_6c76_6572);
+    }
 }

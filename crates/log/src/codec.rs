@@ -386,6 +386,60 @@ mod tests {
         }
     }
 
+    /// A reference of no distance would be one to the record itself, and one to LSN 0 to nothing.
+    #[test]
+    fn references_that_do_not_point_back_are_refused() {
+        let lsn = 9000u64;
+        let with_delta = |delta: u64| {
+            // As `encode` writes it: a transaction's id and prevLSN, no blocks.
+            let mut b = vec![0, 0, 0, 0, 0, 4 | 2 << TXN_SHIFT | HAS_PREV, 0];
+            varint::put(&mut b, delta);
+            varint::put(&mut b, delta);
+            b.push(0);
+            b[0] = b.len() as u8;
+            let crc = checksum(&b, 1, lsn, seeds());
+            b[1..5].copy_from_slice(&crc.to_le_bytes());
+            decode(b, lsn, seeds())
+        };
+        for delta in [1, 4000, lsn - 1] {
+            let r = with_delta(delta).unwrap();
+            assert_eq!((r.prev.0, r.txn.0), (lsn - delta, lsn - delta));
+        }
+        for delta in [0, lsn, lsn + 1, u64::MAX] {
+            assert!(with_delta(delta).is_none(), "{delta}");
+        }
+    }
+
+    #[test]
+    fn the_bound_holds_where_every_delta_is_long() {
+        let lsn = u64::MAX / 2 - 1;
+        for count in [0, 1, 2, 50, MAX_BLOCKS] {
+            let payload = [7; 200];
+            let blocks: Vec<Block<'_>> = (0..count)
+                .map(|i| Block {
+                    page: PageId(if i % 2 == 0 { 1 << 63 } else { 3 }),
+                    former: Lsn(1),
+                    op: 1,
+                    whole: Whole::Image,
+                    payload: &payload[..if count == MAX_BLOCKS { 0 } else { 200 }],
+                })
+                .collect();
+            let spec = RecordSpec {
+                kind: RecordKind::Update,
+                rm: RmId(1),
+                txn: TxnRef::Id(TxnId(1)),
+                prev: Lsn(1),
+                blocks: &blocks,
+                undo: &[],
+            };
+            assert_eq!(check(&spec, lsn), Ok(()));
+            let mut out = Vec::new();
+            encode(&spec, lsn, seeds(), &mut out);
+            assert!(out.len() <= bound(&spec), "{count}: {} > {}", out.len(), bound(&spec));
+            assert!(bound(&spec) <= 64 + count * 240);
+        }
+    }
+
     #[test]
     fn hostile_lengths() {
         for len in [0, 1, 7, LONGEST_RECORD as u64 + 1, u64::MAX] {

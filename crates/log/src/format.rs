@@ -225,5 +225,14 @@ mod tests {
         b[60] = 1;
         assert_eq!(SegmentHeader::decode(&b), None);
         assert_eq!(SegmentHeader::decode(&b[1..]), None);
+        // Right checksums over what is no header of a segment.
+        for (at, len) in [(0, HEADER_BLOCK), (7, HEADER_BLOCK), (60, HEADER_BLOCK + 4096)] {
+            let mut b = h.encode().to_vec();
+            b.resize(len, 0);
+            b[at] ^= u8::from(at < 8);
+            let crc = crc32c::crc32c(&b[..HEADER_BLOCK - 4]);
+            b[HEADER_BLOCK - 4..HEADER_BLOCK].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(SegmentHeader::decode(&b), None, "{at}, {len}");
+        }
     }
 }

@@ -600,3 +600,40 @@ impl Drop for Hole<'_> {
         self.0.poison(Error::internal("a panic between reserving and writing a log record"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_at_their_bounds() {
+        let ok = |o: LogOptions| validate(&o).is_ok();
+        let base = LogOptions { ring_bytes: 64 << 20, ..LogOptions::default() };
+        for (bytes, good) in [
+            (8 << 10, true),
+            (4 << 10, false),
+            (1 << 40, true),
+            ((1 << 40) + 4096, false),
+            (8704, false),
+            (0, false),
+        ] {
+            assert_eq!(ok(LogOptions { segment_bytes: bytes, ..base.clone() }), good, "segment of {bytes}");
+        }
+        for (pad, good) in [(512, true), (4096, true), (256, false), (8192, false), (1536, false)] {
+            assert_eq!(ok(LogOptions { pad, ..base.clone() }), good, "pad of {pad}");
+        }
+        let small = LogOptions { max_record: 64, ..base.clone() };
+        for (bytes, good) in
+            [(16 << 10, true), (8 << 10, false), (1 << 40, true), (1 << 41, false), (48 << 10, false)]
+        {
+            assert_eq!(ok(LogOptions { ring_bytes: bytes, ..small.clone() }), good, "ring of {bytes}");
+        }
+        for (record, good) in [(64, true), (63, false), (16 << 20, true), ((16 << 20) + 1, false)] {
+            assert_eq!(ok(LogOptions { max_record: record, ..base.clone() }), good, "record of {record}");
+        }
+        let tight = LogOptions { ring_bytes: 16 << 10, ..base };
+        for (record, good) in [(8 << 10, true), ((8 << 10) + 1, false)] {
+            assert_eq!(ok(LogOptions { max_record: record, ..tight.clone() }), good, "record of {record}");
+        }
+    }
+}

@@ -99,7 +99,8 @@ names! {
     ForcedForPage = "log forced by the WAL rule",
     /// An image was logged in normal work.
     Image = "image logged",
-    /// A page was written to make room in the cache.
+    /// A page was written because its frame was wanted. In normal work with one thread that cannot be: the dirty cap leaves
+    /// clean frames (`BUF-CAP`). Redo knows no cap.
     WrittenForRoom = "page written to make room",
     /// A page left the cache.
     Evicted = "page evicted",
@@ -279,7 +280,8 @@ impl Tracer for Ledger {
             Event::PageWrite { why, .. } => {
                 if m.recovers() {
                     self.count(WriteInRecovery);
-                } else if why == WriteReason::Evict {
+                }
+                if why == WriteReason::Evict {
                     self.count(WrittenForRoom);
                 }
             }

@@ -8,9 +8,10 @@
 //! | 2, 3 | small | a third of the length, mixed |
 //! | 4 to 6 | medium | the whole length, in phases: growing, shrinking, rewriting, long values |
 //! | 7 | volume | long values and checkpoints, so that the log fills segments and uses them again |
+//! | 7, every other one, with a length of 24 or more | wide | more changed pages than the cache holds: `wide.rs` |
 //!
 //! With a length below 12 every seed is tiny.
-use super::Script;
+use super::{Script, wide};
 use crate::engine::Config;
 use crate::op::{Op, TreeNo, Txn};
 use crate::workload::Workload;
@@ -26,6 +27,7 @@ enum Profile {
     Small,
     Medium,
     Volume,
+    Wide,
 }
 
 fn profile(seed: u64, length: usize) -> Profile {
@@ -34,6 +36,7 @@ fn profile(seed: u64, length: usize) -> Profile {
         r @ 0..=1 => Profile::Tiny(seed / 8 * 2 + r),
         2 | 3 => Profile::Small,
         4..=6 => Profile::Medium,
+        _ if seed / 8 % 2 == 1 && length >= 24 => Profile::Wide,
         _ => Profile::Volume,
     }
 }
@@ -57,6 +60,7 @@ impl Workload for BTree {
             Profile::Small => Mixed::new(script, 3, 2).run((length / 3).max(12)),
             Profile::Medium => Mixed::new(script, 4, 4).run(length),
             Profile::Volume => volume(script, length),
+            Profile::Wide => wide::wide(script),
         }
     }
 }

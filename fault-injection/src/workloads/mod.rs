@@ -2,6 +2,7 @@
 pub mod bank;
 pub mod btree;
 pub mod counters;
+mod wide;
 
 pub use bank::Bank;
 pub use btree::BTree;

@@ -1,0 +1,468 @@
+//! Limits and edges: what is left of old files, files that are not what they say, options at their bounds, big segments.
+mod common;
+use common::*;
+use hamal_disk::{CrashModel, Disk, DiskFile, DiskLock, MemDisk, OpenMode};
+use hamal_error::{ErrorKind, Poison, Result};
+use hamal_log::*;
+use hamal_page::{DbId, Lsn, PageId, RmId, TxnId};
+use hamal_trace::{ForceReason, Trace};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::task::{Context, Poll, Waker};
+
+fn bytes(d: &MemDisk, name: &str) -> Vec<u8> {
+    let f = d.open(name, OpenMode::default()).unwrap();
+    let mut b = vec![0; f.len().unwrap() as usize];
+    f.read_at(0, &mut b).unwrap();
+    b
+}
+
+fn put(d: &MemDisk, name: &str, b: &[u8]) {
+    let f = d.open(name, OpenMode { create: true, ..OpenMode::default() }).unwrap();
+    f.set_len(b.len() as u64).unwrap();
+    f.write_at(0, b).unwrap();
+    f.sync().unwrap();
+    d.sync_dir("wal").unwrap();
+}
+
+fn segments(d: &MemDisk) -> Vec<String> {
+    let mut n: Vec<String> = d.list("wal").unwrap();
+    n.retain(|n| !n.starts_with("free-"));
+    n.sort();
+    n.into_iter().map(|n| format!("wal/{n}")).collect()
+}
+
+/// A log over several segments.
+fn long(o: &LogOptions) -> (MemDisk, Vec<Appended>) {
+    let d = disk();
+    let log = create(&d, o);
+    let all = (0..300u32)
+        .map(|i| {
+            let a = append(&log, &[i as u8; 900]);
+            log.force(a.end, ForceReason::Commit).unwrap();
+            a
+        })
+        .collect();
+    (d, all)
+}
+
+fn kind<T: std::fmt::Debug>(r: Result<T>) -> ErrorKind {
+    r.unwrap_err().kind()
+}
+
+#[test]
+fn a_segment_that_is_not_what_its_name_says() {
+    let o = small();
+    let (d, all) = long(&o);
+    let names = segments(&d);
+    assert!(names.len() > 3);
+    let with = |f: &dyn Fn(&MemDisk)| {
+        let d = d.crash(CrashModel::KeepAll);
+        f(&d);
+        find_end(&dynamic(&d), &o, ID, Log::FIRST, Lsn::NULL)
+    };
+    assert!(with(&|_| {}).is_ok());
+    // Another segment's content under this name.
+    let first = bytes(&d, &names[0]);
+    assert_eq!(kind(with(&|d| put(d, &names[1], &first))), ErrorKind::LogCorrupt);
+    // A byte of the header; cut in the header, and at its end; cut by a sector. What is too long is no harm.
+    let second = bytes(&d, &names[1]);
+    let mut bad = second.clone();
+    bad[33] ^= 1;
+    assert_eq!(kind(with(&|d| put(d, &names[1], &bad))), ErrorKind::LogCorrupt);
+    for len in [0, 100, 4095, 4096, second.len() - 512] {
+        assert_eq!(kind(with(&|d| put(d, &names[1], &second[..len]))), ErrorKind::LogCorrupt, "{len}");
+    }
+    let longer = [&second[..], &[0; 512]].concat();
+    assert!(with(&|d| put(d, &names[1], &longer)).is_ok());
+    // Of another database, or of another timeline.
+    for id in [LogIdentity { db: DbId([8; 16]), ..ID }, LogIdentity { timeline: 2, ..ID }] {
+        let other = disk();
+        let (p, t) = (Arc::new(Poison::new()), Trace::silent());
+        drop(Log::create(dynamic(&other), o.clone(), id, Log::FIRST, p, t).unwrap());
+        let theirs = bytes(&other, &names[1]);
+        assert_eq!(kind(with(&|d| put(d, &names[1], &theirs))), ErrorKind::WrongDatabase);
+    }
+    // Cut while it is open: an error of the log, not of the device.
+    let e = end(&d, &o).unwrap();
+    let mut reader = LogReader::with_cache(&dynamic(&d), ID, &e, 0).unwrap();
+    put(&d, &names[2], &bytes(&d, &names[2])[..8192]);
+    let inside = all.iter().find(|a| place(&o, a.lsn).0 == names[2]).unwrap();
+    assert_eq!(kind(reader.read(inside.lsn)), ErrorKind::LogCorrupt);
+}
+
+/// Below the starting point nothing is needed: the chain ends at a gap and at a file that does not join.
+#[test]
+fn the_chain_reaches_down_to_the_first_gap() {
+    let o = small();
+    let (d, all) = long(&o);
+    let names = segments(&d);
+    let capacity = o.segment_bytes - 4096;
+    let from = all.iter().find(|a| a.lsn.0 >= Log::FIRST.0 + 3 * capacity).unwrap();
+    let oldest = |f: &dyn Fn(&MemDisk)| {
+        let d = d.crash(CrashModel::KeepAll);
+        f(&d);
+        find_end(&dynamic(&d), &o, ID, from.lsn, Lsn::NULL).unwrap().oldest.0
+    };
+    assert_eq!(oldest(&|_| {}), Log::FIRST.0);
+    assert_eq!(oldest(&|d| d.remove(&names[1]).unwrap()), Log::FIRST.0 + 2 * capacity);
+    let damaged = |d: &MemDisk| put(d, &names[2], &[7; 4096]);
+    assert_eq!(oldest(&damaged), Log::FIRST.0 + 3 * capacity);
+    // An open then removes what lies below the gap, and a file that was being made.
+    let e = {
+        d.remove(&names[1]).unwrap();
+        put(&d, "wal/make", &[1; 100]);
+        find_end(&dynamic(&d), &o, ID, from.lsn, Lsn::NULL).unwrap()
+    };
+    let log = open(&d, &o, &e);
+    let left = d.list("wal").unwrap();
+    assert!(!left.contains(&"make".to_string()) && !segments(&d).contains(&names[0]), "{left:?}");
+    assert_eq!(log.oldest().0, Log::FIRST.0 + 2 * capacity);
+    assert_eq!(kind(log.read(Log::FIRST)), ErrorKind::NotFound);
+}
+
+/// Released files of the right length are kept, four of them; all others go.
+#[test]
+fn free_files_are_kept_if_they_fit() {
+    let o = small();
+    let (d, all) = long(&o);
+    let free = |d: &MemDisk| {
+        let mut n: Vec<_> = d.list("wal").unwrap().into_iter().filter(|n| n.starts_with("free-")).collect();
+        n.sort();
+        n
+    };
+    let log = open(&d, &o, &end(&d, &o).unwrap());
+    let last = all[all.len() - 1];
+    log.force(last.end, ForceReason::Asked).unwrap();
+    let before = segments(&d).len();
+    let second = all.iter().find(|a| a.lsn.0 > Log::FIRST.0 + 2 * (o.segment_bytes - 4096)).unwrap();
+    log.truncate(second.lsn).unwrap();
+    assert_eq!((segments(&d).len(), free(&d).len()), (before - 2, 2));
+    log.truncate(Lsn(log.oldest().0 + 10)).unwrap();
+    assert_eq!(free(&d).len(), 2, "nothing lies wholly below");
+    log.truncate(last.lsn).unwrap();
+    assert_eq!(free(&d), ["free-0", "free-1", "free-2", "free-3"][..free(&d).len()]);
+    assert!(free(&d).len() == (before - segments(&d).len()).min(4));
+    drop(log);
+    put(&d, "wal/free-9", &[0; 4096]);
+    for n in 5..8 {
+        put(&d, &format!("wal/free-{n}"), &vec![0; o.segment_bytes as usize]);
+    }
+    let e = find_end(&dynamic(&d), &o, ID, last.lsn, last.end).unwrap();
+    let log = open(&d, &o, &e);
+    let kept = free(&d);
+    assert!(kept.len() <= 4 && !kept.contains(&"free-9".to_string()), "{kept:?}");
+    // They are used again, and with another size of segments none of them is.
+    let made = log.stats().segments_created;
+    for i in 0..500u32 {
+        append(&log, &[i as u8; 900]);
+    }
+    log.flush_pending().unwrap();
+    assert!(log.stats().segments_recycled >= kept.len() as u64 && log.stats().segments_created >= made);
+    drop(log);
+    put(&d, "wal/free-0", &vec![0; o.segment_bytes as usize]);
+    let other = LogOptions { segment_bytes: 96 << 10, ..o.clone() };
+    drop(open(&d, &other, &find_end(&dynamic(&d), &o, ID, last.lsn, last.end).unwrap()));
+    assert_eq!(free(&d), [""; 0]);
+}
+
+/// Segments of several chunks of every reader's cache.
+#[test]
+fn big_segments() {
+    let o = LogOptions {
+        segment_bytes: 1 << 20,
+        ring_bytes: 1 << 20,
+        max_record: 256 << 10,
+        ..LogOptions::default()
+    };
+    let d = disk();
+    let log = create(&d, &o);
+    let mut all = Vec::new();
+    for i in 0..80u32 {
+        let size = [100, 9_000, 60_000, 70_000][i as usize % 4];
+        let a = append(&log, &vec![i as u8; size]);
+        if i % 5 == 0 {
+            log.force(a.end, ForceReason::Commit).unwrap();
+        }
+        all.push((a, i as u8, size));
+    }
+    log.flush_pending().unwrap();
+    let mut seen = Vec::new();
+    log.scan(|r| seen.push((r.lsn, r.len()))).unwrap();
+    assert_eq!(seen, all.iter().map(|(a, ..)| (a.lsn, (a.end.0 - a.lsn.0) as usize)).collect::<Vec<_>>());
+    for (a, fill, size) in all.iter().rev() {
+        let r = log.read(a.lsn).unwrap();
+        assert!(r.undo().len() == *size && r.undo().iter().all(|b| b == fill));
+    }
+    assert_eq!(kind(log.read(log.tail())), ErrorKind::NotFound);
+    drop(log);
+    let e = end(&d, &o).unwrap();
+    assert!(e.end >= all[79].0.end && e.verdict == Verdict::Clean);
+    for cache in [0, 600 << 10, 16 << 20] {
+        let mut r = LogReader::with_cache(&dynamic(&d), ID, &e, cache).unwrap();
+        assert_eq!((r.oldest(), r.end(), r.bypasses_cache()), (Log::FIRST, e.end, true));
+        for step in [1, 7, 33] {
+            for k in 0..all.len() {
+                let (a, fill, size) = all[k * step % all.len()];
+                let rec = r.read(a.lsn).unwrap().unwrap();
+                assert!(
+                    rec.end == a.end && rec.undo().len() == size && rec.undo().iter().all(|b| *b == fill)
+                );
+            }
+        }
+    }
+    // A damaged byte anywhere in a group of many chunks is found.
+    let (a, ..) = all[77];
+    for back in [1, 100_000, 190_000] {
+        let d = d.crash(CrashModel::KeepAll);
+        flip(&d, &o, Lsn(a.end.0 - back));
+        assert!(end(&d, &o).is_err() || end(&d, &o).unwrap().end <= a.lsn);
+    }
+}
+
+#[test]
+fn where_a_log_may_start() {
+    let make = |first| {
+        let (p, t) = (Arc::new(Poison::new()), Trace::silent());
+        Log::create(dynamic(&disk()), small(), ID, Lsn(first), p, t).map(|l| l.tail().0).map_err(|e| e.kind())
+    };
+    for first in [4096, 8192, 1 << 60] {
+        assert_eq!(make(first), Ok(first));
+    }
+    for first in [0, 512, 4095, 4097, 4608, (1 << 60) + 4096, (1 << 60) + 1] {
+        assert_eq!(make(first), Err(ErrorKind::InvalidArgument), "{first}");
+    }
+}
+
+#[test]
+fn an_end_that_does_not_lie_in_the_segments_is_refused() {
+    let o = small();
+    let (d, _) = long(&o);
+    let e = end(&d, &o).unwrap();
+    let try_open = |end: LogEnd| {
+        let (p, t) = (Arc::new(Poison::new()), Trace::silent());
+        Log::open(dynamic(&d), o.clone(), ID, &end, p, t).map(|_| ()).map_err(|e| e.kind())
+    };
+    let at = |lsn: u64| LogEnd { end: Lsn(lsn), ..e.clone() };
+    let newest = Log::FIRST.0 + (segments(&d).len() as u64 - 1) * (o.segment_bytes - 4096);
+    for lsn in [e.end.0 + 1, e.end.0 + 48, 0, 3584, newest, newest + 512] {
+        assert_eq!(try_open(at(lsn)), Err(ErrorKind::LogCorrupt), "{lsn}");
+    }
+    assert_eq!(try_open(e.clone()), Ok(()));
+}
+
+/// The least that is too much, and the most that is not.
+#[test]
+fn records_at_their_limits() {
+    let d = disk();
+    let log = create(&d, &small());
+    let max = log.options().max_record as u64;
+    let overhead = {
+        let a = append(&log, &[0; 4000]);
+        a.end.0 - a.lsn.0 - 4000
+    };
+    let mut c = log.credit(2 * max, false).unwrap();
+    let fill = vec![1; (max - overhead) as usize];
+    let a = log.append(&note(&fill), &mut c).unwrap();
+    assert_eq!(a.end.0 - a.lsn.0, max);
+    assert_eq!(kind(log.append(&note(&[&fill[..], b"x"].concat()), &mut c)), ErrorKind::Internal);
+    assert_eq!(kind(log.append(&note(&[&fill[..], &fill[..]].concat()), &mut c)), ErrorKind::Internal);
+    drop(c);
+    let mut exact = log.credit(a.end.0 - a.lsn.0, false).unwrap();
+    let b = log.append(&note(&fill), &mut exact).unwrap();
+    assert_eq!((exact.left(), b.end.0 - b.lsn.0), (0, max));
+    // 127 blocks, and references to what lies below.
+    let block = |former| Block { page: PageId(u64::MAX - 5), former, op: 1, whole: Whole::No, payload: b"" };
+    let spec = |blocks, txn, prev| RecordSpec { blocks, txn, prev, ..note(b"") };
+    let mut c = log.credit(20_000, false).unwrap();
+    let tail = log.tail();
+    let most: Vec<_> = (0..127).map(|i| Block { page: PageId(i << 57), ..block(a.lsn) }).collect();
+    let too_many = [&most[..], &[block(a.lsn)]].concat();
+    let twice = [&too_many[..], &too_many[..]].concat();
+    let itself = [block(tail)];
+    for bad in [
+        spec(&too_many, TxnRef::First, Lsn::NULL),
+        spec(&twice, TxnRef::First, Lsn::NULL),
+        spec(&[], TxnRef::Id(TxnId::NONE), Lsn::NULL),
+        spec(&[], TxnRef::Id(TxnId(tail.0)), Lsn::NULL),
+        spec(&[], TxnRef::Id(TxnId(tail.0 + 9)), Lsn::NULL),
+        spec(&[], TxnRef::First, tail),
+        spec(&itself, TxnRef::First, Lsn::NULL),
+    ] {
+        assert_eq!(kind(log.append(&bad, &mut c)), ErrorKind::Internal);
+    }
+    let good = spec(&most, TxnRef::Id(TxnId(tail.0 - 1)), Lsn(tail.0 - 1));
+    assert!(Log::record_bound(&good) < 4096 + 10_000);
+    let a = log.append(&good, &mut c).unwrap();
+    assert!(a.end.0 - a.lsn.0 <= Log::record_bound(&good));
+    assert_eq!(log.read(a.lsn).unwrap().blocks.len(), 127);
+    drop((c, exact));
+    log.flush_pending().unwrap();
+}
+
+/// Many small groups out of one credit: their seals take more than was promised, and each must still end below the newest
+/// segment (LOG-8), wherever in a segment it falls.
+#[test]
+fn seals_never_reach_the_newest_segment() {
+    for first in 0..8 {
+        let d = disk();
+        let o = LogOptions {
+            segment_bytes: 8 << 10,
+            ring_bytes: 16 << 10,
+            max_record: 64,
+            ..LogOptions::default()
+        };
+        let log = create(&d, &o);
+        let mut c = log.credit(4000, false).unwrap();
+        for i in 0..60 {
+            let n = if i == 0 { first * 64 } else { 0 };
+            for _ in 0..=n / 32 {
+                log.append(&note(b"0123456789"), &mut c).unwrap();
+            }
+            log.force(log.tail(), ForceReason::Commit).unwrap();
+            let e = end(&d.crash(CrashModel::LoseUnsynced), &o);
+            assert_eq!(e.map(|e| e.end).map_err(|e| e.to_string()), Ok(log.durable()), "{first}, group {i}");
+        }
+    }
+}
+
+struct Count(AtomicU64);
+impl std::task::Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// Several tasks that wait for one commit, and one task that waits for several.
+#[test]
+fn every_task_is_woken() {
+    let d = disk();
+    let log = Arc::new(create(&d, &small()));
+    let (a, b) = (append(&log, b"a"), append(&log, b"b"));
+    let counts: Vec<_> = (0..3).map(|_| Arc::new(Count(AtomicU64::new(0)))).collect();
+    let wakers: Vec<Waker> = counts.iter().map(|c| Waker::from(c.clone())).collect();
+    let poll = |waker: &Waker, to: Lsn| {
+        let mut t = log.ticket(to);
+        assert_eq!(t.lsn(), to);
+        std::future::Future::poll(std::pin::Pin::new(&mut t), &mut Context::from_waker(waker))
+    };
+    for _ in 0..2 {
+        for (waker, to) in
+            [(&wakers[0], a.end), (&wakers[1], a.end), (&wakers[2], a.end), (&wakers[2], b.end)]
+        {
+            assert!(poll(waker, to).is_pending());
+        }
+    }
+    log.flush_pending().unwrap();
+    // Two entries of the last task, though each was polled twice.
+    assert_eq!(counts.iter().map(|c| c.0.load(SeqCst)).collect::<Vec<_>>(), [1, 1, 2]);
+    assert!(matches!(poll(&wakers[0], b.end), Poll::Ready(Ok(()))));
+    log.ticket(b.end).wait().unwrap();
+}
+
+/// A disk whose files panic when they are written, once.
+#[derive(Debug)]
+struct Panicky(MemDisk, Arc<AtomicU64>);
+#[derive(Debug)]
+struct PanickyFile(Arc<dyn DiskFile>, Arc<AtomicU64>);
+
+impl Disk for Panicky {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(PanickyFile(self.0.open(name, mode)?, self.1.clone())))
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        self.0.create_dir(dir)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.0.exists(name)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+    fn lock(&self, name: &str) -> io::Result<Box<dyn DiskLock>> {
+        self.0.lock(name)
+    }
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+impl DiskFile for PanickyFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        assert!(self.1.swap(0, SeqCst) == 0, "the disk panics");
+        self.0.write_at(offset, buf)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.allocate(offset, len)
+    }
+}
+
+/// A group whose write panicked is in the file or not: nothing may be acknowledged after it.
+#[test]
+fn a_panic_of_the_leader_poisons() {
+    let d = disk();
+    let panics = Arc::new(AtomicU64::new(0));
+    let shared: Arc<dyn Disk> = Arc::new(Panicky(d.clone(), panics.clone()));
+    let (p, t) = (Arc::new(Poison::new()), Trace::silent());
+    let log = Log::create(shared, small(), ID, Log::FIRST, p, t).unwrap();
+    let a = append(&log, b"durable");
+    log.force(a.end, ForceReason::Commit).unwrap();
+    let b = append(&log, b"unknown");
+    panics.store(1, SeqCst);
+    let unwound =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| log.force(b.end, ForceReason::Commit)));
+    assert!(unwound.is_err());
+    assert_eq!(kind(log.force(b.end, ForceReason::Commit)), ErrorKind::Poisoned);
+    assert_eq!(kind(log.credit(10, false).map(|c| c.left())), ErrorKind::Poisoned);
+    drop(log);
+    let e = end(&d.crash(CrashModel::LoseUnsynced), &small()).unwrap();
+    assert_eq!(all(&d, &e).len(), 1);
+}
+
+/// A record in the ring, and one that is neither there nor in a file.
+#[test]
+fn reading_back_across_the_durable_end() {
+    let d = disk();
+    let log = create(&d, &small());
+    let mut lsns = Vec::new();
+    for i in 0..40u8 {
+        let blocks =
+            [Block { page: PageId(i.into()), former: Lsn::NULL, op: 2, whole: Whole::No, payload: &[i; 50] }];
+        let undo = [i; 5];
+        let spec = RecordSpec { kind: RecordKind::Update, rm: RmId(1), blocks: &blocks, ..note(&undo) };
+        let mut c = log.credit(Log::record_bound(&spec), false).unwrap();
+        lsns.push(log.append(&spec, &mut c).unwrap().lsn);
+        if i == 20 {
+            log.flush_pending().unwrap();
+        }
+    }
+    for (i, lsn) in lsns.iter().enumerate().rev() {
+        let r = log.read(*lsn).unwrap();
+        assert_eq!((r.lsn, r.undo(), r.is_empty()), (*lsn, &[i as u8; 5][..], false));
+        assert_eq!(r.len() as u64, r.end.0 - r.lsn.0);
+    }
+    assert_eq!(kind(log.read(Lsn(lsns[39].0 + 1))), ErrorKind::LogCorrupt);
+    assert_eq!(kind(log.read(Lsn(lsns[3].0 + 1))), ErrorKind::LogCorrupt);
+}
