@@ -28,6 +28,10 @@ pub(crate) struct WriteInner {
     any_changed: AtomicBool,
     /// Trees that it may write in: registered, and checked since.
     registered: Mutex<HashSet<TreeId>>,
+    /// The last retryable error that a statement returned, and whether nothing has succeeded since.
+    failed: Mutex<Option<(Error, bool)>>,
+    /// Whether there is one.
+    any_failed: AtomicBool,
     /// No statement waits.
     no_wait: bool,
     /// Memory for what a serializable transaction has read.
@@ -57,6 +61,12 @@ impl WriteInner {
             );
         }
         let op = self.txn.enter()?;
+        // What the caller goes on after, it has handled.
+        if self.any_failed.load(SeqCst) {
+            if let Some((_, last)) = &mut *self.failed.lock() {
+                *last = false;
+            }
+        }
         self.txn.refresh();
         self.txn.set_no_wait(self.no_wait);
         Ok(Statement { txn: &self.txn, _op: op })
@@ -138,10 +148,19 @@ impl WriteInner {
                 return e;
             }
             match txns.rollback_to_mark(&self.txn, before) {
-                Ok(()) => self.name_trees(e),
+                Ok(()) => self.note_failure(self.name_trees(e)),
                 Err(worse) => worse,
             }
         })
+    }
+
+    /// Remembers an error that others are to blame for.
+    fn note_failure(&self, e: Error) -> Error {
+        if e.is_retryable() {
+            *self.failed.lock() = Some((e.clone(), true));
+            self.any_failed.store(true, SeqCst);
+        }
+        e
     }
 
     /// An error that speaks of trees names them.
@@ -233,6 +252,8 @@ impl WriteTxn {
                 changed: Mutex::default(),
                 any_changed: AtomicBool::new(false),
                 registered: Mutex::default(),
+                failed: Mutex::default(),
+                any_failed: AtomicBool::new(false),
                 no_wait: options.no_wait,
                 read_set_bytes: options.read_set_bytes,
                 shared: shared.clone(),
@@ -248,6 +269,15 @@ impl WriteTxn {
     pub fn id(&self) -> TxnId {
         self.0.txn.id()
     }
+    /// The retryable error that the caller's error, which lives, was made from, if there is one. See
+    /// [`Database::transact`](crate::Database::transact).
+    pub(crate) fn cause_of_failure(&self) -> Option<Error> {
+        let (e, last) = self.0.failed.lock().take()?;
+        // Ours is one of its holders: whether there is another, the caller's error still has it.
+        let held = e.holders() > 1;
+        (held || (last && e.kind() != ErrorKind::WouldWait)).then_some(e)
+    }
+
     /// Its isolation level.
     pub fn isolation(&self) -> Isolation {
         self.0.txn.isolation()

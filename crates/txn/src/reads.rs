@@ -98,34 +98,24 @@ impl ReadSet {
         let reads = self.trees.entry(tree).or_insert_with(|| TreeReads { root, intervals: BTreeMap::new() });
         let before =
             reads.intervals.range::<[u8], _>((Bound::Unbounded, Bound::Included(&low[..]))).next_back();
-        let mut at = match before {
-            Some((l, h)) if reaches(h, &low) => Some(l.clone()),
+        let join = |a: Option<Vec<u8>>, b: Option<Vec<u8>>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.max(b)),
             _ => None,
         };
-        loop {
-            // What touches the interval from below (once), and then from above, becomes part of it.
-            let Some(l) = at.take() else { break };
-            let Some(h) = reads.intervals.remove(&l) else { break };
+        // What touches it from below, and then from above, becomes part of it.
+        let below = before.filter(|(_, h)| reaches(h, &low)).map(|(l, _)| l.clone());
+        if let Some((l, h)) = below.and_then(|l| reads.intervals.remove_entry(&l)) {
             self.bytes -= cost(&l, &h);
-            low = low.min(l);
-            high = match (high, h) {
-                (Some(a), Some(b)) => Some(a.max(b)),
-                _ => None,
-            };
+            low = l;
+            high = join(high, h);
         }
-        while let Some((l, _)) =
-            reads.intervals.range::<[u8], _>((Bound::Included(&low[..]), Bound::Unbounded)).next()
-        {
-            if !reaches(&high, l) {
-                break;
-            }
-            let l = l.clone();
-            let Some(h) = reads.intervals.remove(&l) else { break };
+        loop {
+            let from = (Bound::Included(&low[..]), Bound::Unbounded);
+            let above = reads.intervals.range::<[u8], _>(from).next();
+            let above = above.filter(|(l, _)| reaches(&high, l)).map(|(l, _)| l.clone());
+            let Some((l, h)) = above.and_then(|l| reads.intervals.remove_entry(&l)) else { break };
             self.bytes -= cost(&l, &h);
-            high = match (high, h) {
-                (Some(a), Some(b)) => Some(a.max(b)),
-                _ => None,
-            };
+            high = join(high, h);
         }
         self.bytes += cost(&low, &high);
         reads.intervals.insert(low, high);

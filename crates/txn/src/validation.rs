@@ -102,10 +102,9 @@ impl TxnManager {
     #[cold]
     fn note_write_to(&self, txn: &Txn, tree: TreeId, key: &[u8]) {
         for v in self.validations.list.read().iter() {
-            if v.number != txn.number() && v.reads.covers(tree, key) {
-                if let Some(me) = txn.arc() {
-                    v.suspect(Suspect::Noted(me), tree, key);
-                }
+            let spoils = v.number != txn.number() && v.reads.covers(tree, key);
+            if let Some(me) = txn.arc().filter(|_| spoils) {
+                v.suspect(Suspect::Noted(me), tree, key);
             }
         }
     }
