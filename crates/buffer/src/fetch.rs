@@ -13,6 +13,7 @@ use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageFault, PageId, header};
 use hamal_sync::MutexGuard;
 use hamal_sync::atomic::Ordering::*;
+use hamal_sync::thread::panicking;
 use hamal_trace::{Event, WriteReason};
 
 /// Tries for a frame before others get a chance at those that one has.
@@ -54,7 +55,7 @@ impl Pool {
     /// As [`Pool::shared`].
     pub fn exclusive(&self, id: PageId) -> Result<ExclusivePage<'_>> {
         let guard = self.write_latch(id)?;
-        Ok(ExclusivePage { pool: self, guard, id, fresh: false, made: None })
+        Ok(ExclusivePage { pool: self, guard, id, fresh: false, made: None, unwinding: panicking() })
     }
 
     pub(crate) fn write_latch(&self, id: PageId) -> Result<WriteGuard<'_, Frame>> {
@@ -100,7 +101,7 @@ impl Pool {
     /// [`Need::Page`](crate::Need::Page) if it is not in memory (or is just being read); `Poisoned`.
     pub fn try_exclusive(&self, id: PageId) -> std::result::Result<ExclusivePage<'_>, Stop> {
         let guard = self.try_write_latch(id)?;
-        Ok(ExclusivePage { pool: self, guard, id, fresh: false, made: None })
+        Ok(ExclusivePage { pool: self, guard, id, fresh: false, made: None, unwinding: panicking() })
     }
 
     fn try_write_latch(&self, id: PageId) -> std::result::Result<WriteGuard<'_, Frame>, Stop> {
@@ -208,6 +209,7 @@ impl Pool {
                     id,
                     fresh: true,
                     made: Some(Made::new(self, id)),
+                    unwinding: panicking(),
                 });
             }
             // The page was freed while it was being written. Whoever makes a page may ask for more while holding it, and

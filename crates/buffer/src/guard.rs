@@ -45,6 +45,8 @@ pub struct ExclusivePage<'p> {
     /// From [`Pool::create`]. After the guard: it is dropped later.
     #[allow(dead_code, reason = "it is there to be dropped")]
     pub(crate) made: Option<Made<'p>>,
+    /// Whether the thread was panicking when it took the latch.
+    pub(crate) unwinding: bool,
 }
 
 /// Notes that a page is being made by this thread, as long as it is there.
@@ -84,7 +86,8 @@ impl Deref for ExclusivePage<'_> {
 impl Drop for ExclusivePage<'_> {
     fn drop(&mut self) {
         // The latch is given back after this, when `guard` is dropped.
-        if hamal_sync::thread::panicking() {
+        // A guard that was taken while the thread unwound already, by the rollback of a transaction on its stack, is whole.
+        if hamal_sync::thread::panicking() && !self.unwinding {
             // The page may be half changed: nobody may read or write it any more (BUF-POISON).
             let e = Error::internal("a thread panicked while it held a page's exclusive latch")
                 .with_page(self.id);

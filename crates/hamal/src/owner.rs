@@ -43,7 +43,7 @@ impl Owner {
         match self {
             Owner::Write(w) => {
                 let _op = w.enter()?;
-                f(&w.view_at(moment))
+                f(&w.view_at(moment)).map_err(|e| w.note_failure(e))
             }
             Owner::Read(r) => {
                 r.shared.core.check_open()?;

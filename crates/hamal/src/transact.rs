@@ -185,8 +185,9 @@ impl Database {
                 }
                 Attempt::Failed(failure) => failure,
             };
-            let jitter = jitter
-                .get_or_insert_with(|| Jitter(options.seed.unwrap_or_else(|| RandomState::new().hash_one(0))));
+            let jitter = jitter.get_or_insert_with(|| {
+                Jitter(options.seed.unwrap_or_else(|| RandomState::new().hash_one(0)))
+            });
             let pause = pause(options, attempt, jitter);
             let late = options.time.is_some_and(|most| begun.elapsed() + pause >= most);
             if attempt == options.attempts || late {

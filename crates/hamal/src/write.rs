@@ -62,10 +62,10 @@ impl WriteInner {
         }
         let op = self.txn.enter()?;
         // What the caller goes on after, it has handled.
-        if self.any_failed.load(SeqCst) {
-            if let Some((_, last)) = &mut *self.failed.lock() {
-                *last = false;
-            }
+        if self.any_failed.load(SeqCst)
+            && let Some((_, last)) = &mut *self.failed.lock()
+        {
+            *last = false;
         }
         self.txn.refresh();
         self.txn.set_no_wait(self.no_wait);
@@ -155,7 +155,7 @@ impl WriteInner {
     }
 
     /// Remembers an error that others are to blame for.
-    fn note_failure(&self, e: Error) -> Error {
+    pub(crate) fn note_failure(&self, e: Error) -> Error {
         if e.is_retryable() {
             *self.failed.lock() = Some((e.clone(), true));
             self.any_failed.store(true, SeqCst);

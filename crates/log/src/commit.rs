@@ -85,11 +85,13 @@ impl Who {
 }
 
 /// Poisons the log if it is dropped while a panic unwinds.
-struct OnPanic<'a>(&'a Log);
+///
+/// The flag: whether the thread was panicking before, and this is a rollback on its way out.
+struct OnPanic<'a>(&'a Log, bool);
 
 impl Drop for OnPanic<'_> {
     fn drop(&mut self) {
-        if hamal_sync::thread::panicking() {
+        if hamal_sync::thread::panicking() && !self.1 {
             self.0.poison(Error::internal("a panic while the log was being written"));
         }
     }
@@ -133,7 +135,7 @@ impl Log {
         if self.durable.load(SeqCst) >= to {
             return Ok(()); // Somebody led between our look and our turn.
         }
-        let _on_panic = OnPanic(self);
+        let _on_panic = OnPanic(self, hamal_sync::thread::panicking());
         let start = group.start;
         let pad = self.options.pad as u64;
         // Reserve everything up to the end of the seal: from here on `records_end` is the end of the group's

@@ -179,8 +179,14 @@ impl Pool {
     pub(crate) fn init_in_flight(&self, p: u64) {
         let mut credit = self.credit(500, 0, 1, false).unwrap();
         let id = PageId(p);
-        let mut page =
-            ExclusivePage { pool: self, guard: self.bind_blank(id).unwrap(), id, fresh: true, made: None };
+        let mut page = ExclusivePage {
+            pool: self,
+            guard: self.bind_blank(id).unwrap(),
+            id,
+            fresh: true,
+            made: None,
+            unwinding: false,
+        };
         self.edit(&mut page, PUT, Whole::Init, &init_payload(), &mut credit).unwrap();
     }
     pub(crate) fn free_page(&self, p: u64) {
