@@ -214,3 +214,55 @@ impl Files {
         Ok(Some(crc))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Log, LogEnd, LogIdentity, LogOptions, RecordKind, RecordSpec, TxnRef, find_end, segment};
+    use hamal_disk::{Disk, MemDisk, OpenMode};
+    use hamal_page::{DbId, RmId};
+    use hamal_trace::Trace;
+
+    /// The cache keeps as many chunks as it may, and no more, whatever is read.
+    #[test]
+    fn the_cache_keeps_to_its_budget() {
+        let disk = MemDisk::new();
+        disk.create_dir(segment::DIR).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let id = LogIdentity { db: DbId([1; 16]), timeline: 1 };
+        let o = LogOptions { segment_bytes: 256 << 10, ..LogOptions::default() };
+        let log =
+            Log::create(disk.clone(), o.clone(), id, Log::FIRST, Arc::default(), Trace::silent()).unwrap();
+        let spec = RecordSpec {
+            kind: RecordKind::Commit,
+            rm: RmId(0),
+            txn: TxnRef::First,
+            prev: Lsn::NULL,
+            blocks: &[],
+            undo: &[7; 3000],
+        };
+        let lsns: Vec<u64> = (0..300)
+            .map(|_| log.append(&spec, &mut log.credit(4000, false).unwrap()).unwrap().lsn.0)
+            .collect();
+        log.flush_pending().unwrap();
+        let LogEnd { end, .. } = find_end(&disk, &o, id, Log::FIRST, Lsn::NULL).unwrap();
+        let chain = segment::open_chain(&*disk, id, Log::FIRST.0, OpenMode::default()).unwrap();
+        let chunk = 16 << 10;
+        for (cache, kept) in [(0, 2), (5 * chunk, 5)] {
+            let mut files = Files::new(chain.clone(), Seeds::new(id), chunk, cache);
+            for round in 0..3 {
+                for k in 0..lsns.len() {
+                    let lsn = lsns[k * 7 % lsns.len()];
+                    assert!(matches!(files.at(lsn, u64::MAX).unwrap(), Found::Record(r) if r.lsn.0 == lsn));
+                    assert!(files.chunks.len() <= kept, "{} chunks", files.chunks.len());
+                }
+                assert_eq!(files.chunks.len(), kept, "round {round}");
+            }
+            files.forget_below(end.0 + 1);
+            assert!(files.chunks.is_empty());
+            assert!(matches!(files.at(lsns[0], u64::MAX).unwrap(), Found::Record(_)));
+            files.forget_below(Log::FIRST.0);
+            assert!(!files.chunks.is_empty());
+        }
+    }
+}

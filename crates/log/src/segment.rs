@@ -294,4 +294,35 @@ mod tests {
         }
         assert_eq!(name(4096), "wal/0000000000001000");
     }
+
+    /// Headers with a right checksum that no segment has.
+    #[test]
+    fn forged_lengths_are_refused() {
+        let disk = hamal_disk::MemDisk::new();
+        disk.create_dir(DIR).unwrap();
+        let id = LogIdentity { db: hamal_page::DbId([1; 16]), timeline: 1 };
+        let open = |first: u64, bytes: u64| {
+            let file = disk.open(&name(first), OpenMode { create: true, ..OpenMode::default() }).unwrap();
+            let head = SegmentHeader {
+                version: FORMAT_VERSION,
+                db: id.db,
+                timeline: 1,
+                first,
+                bytes,
+                seal_before: 0,
+            };
+            file.set_len(16384).unwrap();
+            file.write_at(0, &head.encode()).unwrap();
+            Segment::open(&disk, id, first, OpenMode::default()).map(|s| s.capacity).map_err(|e| e.kind())
+        };
+        let bad = Err(ErrorKind::LogCorrupt);
+        assert_eq!(open(4096, 16384), Ok(12288));
+        assert_eq!(open(4096, 8192), Ok(4096));
+        for bytes in [0, 4096, 5000, 8192 + 512, 16384 + 4096, u64::MAX] {
+            assert_eq!(open(4096, bytes), bad, "{bytes}");
+        }
+        assert_eq!(open(4096 + 512, 8192), bad);
+        assert_eq!(open(u64::MAX - 4095, 8192), bad);
+        assert_eq!(open(u64::MAX - 8191, 8192), Ok(4096));
+    }
 }

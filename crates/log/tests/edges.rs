@@ -1,7 +1,7 @@
 //! Limits and edges: what is left of old files, files that are not what they say, options at their bounds, big segments.
 mod common;
 use common::*;
-use hamal_disk::{CrashModel, Disk, DiskFile, DiskLock, MemDisk, OpenMode};
+use hamal_disk::{CrashModel, Disk, DiskFile, DiskLock, MemDisk, MemFault, MemOp, OpenMode};
 use hamal_error::{ErrorKind, Poison, Result};
 use hamal_log::*;
 use hamal_page::{DbId, Lsn, PageId, RmId, TxnId};
@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 fn bytes(d: &MemDisk, name: &str) -> Vec<u8> {
     let f = d.open(name, OpenMode::default()).unwrap();
@@ -35,9 +36,13 @@ fn segments(d: &MemDisk) -> Vec<String> {
 
 /// A log over several segments.
 fn long(o: &LogOptions) -> (MemDisk, Vec<Appended>) {
+    longer(o, 300)
+}
+
+fn longer(o: &LogOptions, records: u32) -> (MemDisk, Vec<Appended>) {
     let d = disk();
     let log = create(&d, o);
-    let all = (0..300u32)
+    let all = (0..records)
         .map(|i| {
             let a = append(&log, &[i as u8; 900]);
             log.force(a.end, ForceReason::Commit).unwrap();
@@ -76,13 +81,20 @@ fn a_segment_that_is_not_what_its_name_says() {
     }
     let longer = [&second[..], &[0; 512]].concat();
     assert!(with(&|d| put(d, &names[1], &longer)).is_ok());
+    // The newest one holds no group that would show it.
+    let newest = names.last().unwrap();
+    let sound = bytes(&d, newest);
+    assert_eq!(kind(with(&|d| put(d, newest, &first))), ErrorKind::LogCorrupt);
+    assert_eq!(kind(with(&|d| put(d, newest, &sound[..sound.len() - 512]))), ErrorKind::LogCorrupt);
     // Of another database, or of another timeline.
     for id in [LogIdentity { db: DbId([8; 16]), ..ID }, LogIdentity { timeline: 2, ..ID }] {
         let other = disk();
         let (p, t) = (Arc::new(Poison::new()), Trace::silent());
         drop(Log::create(dynamic(&other), o.clone(), id, Log::FIRST, p, t).unwrap());
-        let theirs = bytes(&other, &names[1]);
-        assert_eq!(kind(with(&|d| put(d, &names[1], &theirs))), ErrorKind::WrongDatabase);
+        for name in [&names[0], &names[1]] {
+            let theirs = bytes(&other, name);
+            assert_eq!(kind(with(&|d| put(d, name, &theirs))), ErrorKind::WrongDatabase);
+        }
     }
     // Cut while it is open: an error of the log, not of the device.
     let e = end(&d, &o).unwrap();
@@ -90,6 +102,41 @@ fn a_segment_that_is_not_what_its_name_says() {
     put(&d, &names[2], &bytes(&d, &names[2])[..8192]);
     let inside = all.iter().find(|a| place(&o, a.lsn).0 == names[2]).unwrap();
     assert_eq!(kind(reader.read(inside.lsn)), ErrorKind::LogCorrupt);
+}
+
+/// Between finding the end and opening the log a segment goes; and an end that cuts a record.
+#[test]
+fn a_segment_that_goes_after_the_end_was_found() {
+    let o = small();
+    let (d, all) = long(&o);
+    let (e, reader) = find_end_and_read(&dynamic(&d), ID, Log::FIRST, Lsn::NULL).unwrap();
+    let cut = LogEnd { end: Lsn(all[9].end.0 - 1), ..e.clone() };
+    let mut r = LogReader::open(&dynamic(&d), ID, &cut).unwrap();
+    assert_eq!(r.read(all[8].lsn).unwrap().unwrap().end, all[8].end);
+    assert_eq!(kind(r.read(all[9].lsn)), ErrorKind::LogCorrupt);
+    d.remove(&segments(&d)[1]).unwrap();
+    let (p, t) = (Arc::new(Poison::new()), Trace::silent());
+    assert_eq!(kind(Log::open_read(dynamic(&d), o, ID, &e, &reader, p, t)), ErrorKind::LogCorrupt);
+}
+
+/// An error of the device below the starting point is one, and not the end of the chain.
+#[test]
+fn a_read_error_below_the_starting_point() {
+    let o = small();
+    let (d, all) = long(&o);
+    let from = all.iter().find(|a| a.lsn.0 >= Log::FIRST.0 + 3 * (o.segment_bytes - 4096)).unwrap();
+    let before = d.stats().reads;
+    find_end(&dynamic(&d), &o, ID, from.lsn, Lsn::NULL).unwrap();
+    let reads = d.stats().reads - before;
+    for at in 1..=reads {
+        let d = d.crash(CrashModel::KeepAll);
+        d.inject(MemFault { at, on: MemOp::Read, once: true });
+        assert_eq!(
+            kind(find_end(&dynamic(&d), &o, ID, from.lsn, Lsn::NULL)),
+            ErrorKind::Io,
+            "read {at} of {reads}"
+        );
+    }
 }
 
 /// Below the starting point nothing is needed: the chain ends at a gap and at a file that does not join.
@@ -122,28 +169,33 @@ fn the_chain_reaches_down_to_the_first_gap() {
     assert_eq!(kind(log.read(Log::FIRST)), ErrorKind::NotFound);
 }
 
+fn free(d: &MemDisk) -> Vec<String> {
+    let mut n: Vec<_> = d.list("wal").unwrap().into_iter().filter(|n| n.starts_with("free-")).collect();
+    n.sort();
+    n
+}
+
 /// Released files of the right length are kept, four of them; all others go.
 #[test]
 fn free_files_are_kept_if_they_fit() {
     let o = small();
-    let (d, all) = long(&o);
-    let free = |d: &MemDisk| {
-        let mut n: Vec<_> = d.list("wal").unwrap().into_iter().filter(|n| n.starts_with("free-")).collect();
-        n.sort();
-        n
-    };
-    let log = open(&d, &o, &end(&d, &o).unwrap());
+    let (d, all) = longer(&o, 800);
     let last = all[all.len() - 1];
-    log.force(last.end, ForceReason::Asked).unwrap();
+    let at_once = d.crash(CrashModel::KeepAll);
+    let log = open(&at_once, &o, &end(&at_once, &o).unwrap());
+    log.truncate(last.lsn).unwrap();
+    assert_eq!(free(&at_once), ["free-0", "free-1", "free-2", "free-3"]);
+    drop(log);
+
+    let log = open(&d, &o, &end(&d, &o).unwrap());
     let before = segments(&d).len();
-    let second = all.iter().find(|a| a.lsn.0 > Log::FIRST.0 + 2 * (o.segment_bytes - 4096)).unwrap();
-    log.truncate(second.lsn).unwrap();
+    let capacity = o.segment_bytes - 4096;
+    log.truncate(Lsn(Log::FIRST.0 + 2 * capacity)).unwrap();
     assert_eq!((segments(&d).len(), free(&d).len()), (before - 2, 2));
-    log.truncate(Lsn(log.oldest().0 + 10)).unwrap();
+    log.truncate(Lsn(log.oldest().0 + capacity - 1)).unwrap();
     assert_eq!(free(&d).len(), 2, "nothing lies wholly below");
     log.truncate(last.lsn).unwrap();
-    assert_eq!(free(&d), ["free-0", "free-1", "free-2", "free-3"][..free(&d).len()]);
-    assert!(free(&d).len() == (before - segments(&d).len()).min(4));
+    assert_eq!(free(&d), ["free-0", "free-1", "free-2", "free-3"]);
     drop(log);
     put(&d, "wal/free-9", &[0; 4096]);
     for n in 5..8 {
@@ -151,20 +203,35 @@ fn free_files_are_kept_if_they_fit() {
     }
     let e = find_end(&dynamic(&d), &o, ID, last.lsn, last.end).unwrap();
     let log = open(&d, &o, &e);
-    let kept = free(&d);
-    assert!(kept.len() <= 4 && !kept.contains(&"free-9".to_string()), "{kept:?}");
-    // They are used again, and with another size of segments none of them is.
-    let made = log.stats().segments_created;
+    assert_eq!(free(&d).len() as u64 + log.stats().segments_recycled, 4, "four of the seven that fit");
     for i in 0..500u32 {
         append(&log, &[i as u8; 900]);
     }
     log.flush_pending().unwrap();
-    assert!(log.stats().segments_recycled >= kept.len() as u64 && log.stats().segments_created >= made);
-    drop(log);
+    assert_eq!(log.stats().segments_recycled, 4, "all of them are used again");
+    assert_eq!(free(&d), [""; 0]);
+}
+
+/// Released segments of another length than new ones are not used for them.
+#[test]
+fn files_of_another_length_are_not_used_again() {
+    let o = small();
+    let (d, all) = longer(&o, 400);
+    let last = all[all.len() - 1];
     put(&d, "wal/free-0", &vec![0; o.segment_bytes as usize]);
     let other = LogOptions { segment_bytes: 96 << 10, ..o.clone() };
-    drop(open(&d, &other, &find_end(&dynamic(&d), &o, ID, last.lsn, last.end).unwrap()));
+    let log = open(&d, &other, &end(&d, &o).unwrap());
     assert_eq!(free(&d), [""; 0]);
+    log.truncate(last.lsn).unwrap();
+    assert_eq!(free(&d), [""; 0]);
+    let mut newest = last;
+    for i in 0..400u32 {
+        newest = append(&log, &[i as u8; 900]);
+        log.force(newest.end, ForceReason::Commit).unwrap();
+    }
+    drop(log);
+    let e = find_end(&dynamic(&d), &o, ID, last.lsn, newest.end).unwrap();
+    assert_eq!((e.verdict, e.end >= newest.end), (Verdict::Clean, true));
 }
 
 /// Segments of several chunks of every reader's cache.
@@ -465,4 +532,120 @@ fn reading_back_across_the_durable_end() {
     }
     assert_eq!(kind(log.read(Lsn(lsns[39].0 + 1))), ErrorKind::LogCorrupt);
     assert_eq!(kind(log.read(Lsn(lsns[3].0 + 1))), ErrorKind::LogCorrupt);
+}
+
+/// Where the cache cannot be bypassed the segments are written anew, from the one that holds the starting point on.
+#[test]
+fn rewriting_where_the_cache_is_in_the_way() {
+    let o = LogOptions { segment_bytes: (2 << 20) + (64 << 10), ..small() };
+    let d = disk();
+    let log = create(&d, &o);
+    let all: Vec<_> = (0..1200u32).map(|i| append(&log, &[i as u8; 3900])).collect();
+    log.flush_pending().unwrap();
+    drop(log);
+    let cached: Arc<dyn Disk> = Arc::new(Panicky(d.clone(), Arc::default()));
+    let e = end(&d, &o).unwrap();
+    assert!(!LogReader::open(&cached, ID, &e).unwrap().bypasses_cache());
+    let names = segments(&d);
+    assert!(names.len() > 2);
+    let before: Vec<_> = names.iter().map(|n| bytes(&d, n)).collect();
+    let capacity = o.segment_bytes - 4096;
+    let total = names.len() as u64 * o.segment_bytes;
+    assert_eq!(rewrite_segments(&cached, Log::FIRST).unwrap(), total);
+    for at in [capacity, capacity + 5000] {
+        assert_eq!(rewrite_segments(&cached, Lsn(Log::FIRST.0 + at)).unwrap(), total - o.segment_bytes);
+    }
+    assert_eq!(rewrite_segments(&cached, Lsn(Log::FIRST.0 + capacity - 1)).unwrap(), total);
+    assert_eq!(kind(rewrite_segments(&cached, Lsn(100))), ErrorKind::LogCorrupt);
+    let durable = d.crash(CrashModel::LoseUnsynced);
+    assert_eq!(segments(&durable), names, "and nothing half made");
+    for (name, content) in names.iter().zip(&before) {
+        assert!(bytes(&durable, name) == *content, "{name}");
+    }
+    assert_eq!(end(&durable, &o).unwrap().end, e.end);
+    assert_eq!(common::all(&durable, &e).len(), all.len());
+}
+
+/// Ring space is admitted to the last byte that leaves room for padding and a seal, and no further.
+#[test]
+fn the_ring_leaves_room_for_a_seal() {
+    let d = disk();
+    let o = small();
+    let log = create(&d, &o);
+    let most = o.ring_bytes as u64 - 2 * o.pad as u64;
+    assert_eq!(log.credit(most, false).unwrap().left(), most);
+    assert_eq!(kind(log.credit(most + 1, false).map(|c| c.left())), ErrorKind::Limit);
+    let mut none = 0;
+    assert_eq!(kind(log.credit_from(&mut none, most + 1).map(|c| c.left())), ErrorKind::Limit);
+    for (more, waits) in [(0, false), (1, true)] {
+        let held = log.credit(40_000, false).unwrap();
+        std::thread::scope(|s| {
+            let t = s.spawn(|| log.credit(most - 40_000 + more, false).unwrap().left());
+            if waits {
+                std::thread::sleep(Duration::from_millis(40));
+                assert!(!t.is_finished());
+                drop(held);
+            }
+            assert_eq!(t.join().unwrap(), most - 40_000 + more);
+        });
+    }
+    assert_eq!(log.stats().reserved_bytes, 0);
+}
+
+/// What is promised is counted, whichever way it was promised, and the limit is reached and not passed.
+#[test]
+fn promises_are_counted() {
+    let d = disk();
+    let o = LogOptions { limit_bytes: 6 * (64 << 10), ..small() };
+    let log = create(&d, &o);
+    let promised = || log.stats().reserved_bytes;
+    let mut c = log.credit_and_reserve(1000, 500, false).unwrap();
+    assert_eq!((promised(), c.left()), (1500, 1000));
+    assert_eq!((c.take(300), promised(), c.left()), (300, 1500, 700));
+    drop(c);
+    assert_eq!(promised(), 800);
+    log.reserve(200, false).unwrap();
+    assert_eq!(promised(), 1000);
+    let mut reserve = 1000;
+    drop(log.credit_from(&mut reserve, 400).unwrap());
+    assert_eq!((reserve, promised()), (600, 600));
+    drop(log.credit_from(&mut reserve, 700).unwrap());
+    assert_eq!((reserve, promised()), (0, 0));
+    let refused = (0..).find_map(|_| log.reserve(20_000, false).err()).unwrap();
+    assert_eq!(refused.kind(), ErrorKind::LogFull);
+    assert_eq!(log.stats().allocated_bytes, o.limit_bytes);
+    log.reserve(20_000, true).unwrap();
+    assert_eq!(log.stats().allocated_bytes, o.limit_bytes + o.segment_bytes);
+}
+
+/// The flusher sleeps until something is asked for, it is called, the log fails, or its time is over: no sooner and no later.
+#[test]
+fn the_flusher_sleeps_and_wakes() {
+    let d = disk();
+    let log = Arc::new(create(&d, &small()));
+    let long = Duration::from_secs(600);
+    let sleep = |timeout, wake: &dyn Fn()| {
+        std::thread::scope(|s| {
+            let t = s.spawn(|| log.wait_pending(timeout));
+            std::thread::sleep(Duration::from_millis(60));
+            assert!(!t.is_finished(), "it woke for nothing");
+            wake();
+            t.join().unwrap()
+        })
+    };
+    let a = append(&log, b"wanted");
+    log.force(a.end, ForceReason::Commit).unwrap();
+    log.request_flush(log.durable());
+    assert!(!log.has_pending(), "what is durable is not asked for");
+    assert!(!sleep(Duration::from_millis(200), &|| {}));
+    assert!(!sleep(long, &|| log.wake_flusher()));
+    let b = append(&log, b"wanted too");
+    assert!(sleep(long, &|| log.request_flush(b.end)));
+    assert!(log.flush_pending().unwrap() && !log.flush_pending().unwrap());
+    assert!(!sleep(long, &|| drop(log.poison(hamal_error::Error::internal("test")))));
+    assert!(!log.wait_pending(long), "a log that failed has nothing to wait for");
+    assert_eq!(
+        kind(log.force(log.tail(), ForceReason::Asked).and(log.credit(9, false))),
+        ErrorKind::Poisoned
+    );
 }

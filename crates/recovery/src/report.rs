@@ -148,3 +148,60 @@ impl std::fmt::Display for RecoveryReport {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_skipped_is_counted_by_reason() {
+        let mut s = Skipped::default();
+        for (why, n) in [
+            (SkipReason::PageNotInDpt, 1),
+            (SkipReason::LsnBelowRecLsn, 10),
+            (SkipReason::PageLsnNotBelowLsn, 100),
+            (SkipReason::OlderThanImage, 1000),
+            (SkipReason::PageFreed, 10_000),
+        ] {
+            s.add(why, n);
+            s.add(why, n);
+        }
+        assert_eq!(s.total(), 22_222);
+        assert_eq!((s.page_not_in_dpt, s.lsn_below_rec_lsn, s.page_lsn_not_below_lsn), (2, 20, 200));
+        assert_eq!((s.older_than_image, s.page_freed), (2000, 20_000));
+    }
+
+    #[test]
+    fn a_report_says_what_was_done() {
+        let mut r = RecoveryReport {
+            clean: false,
+            verdict: Verdict::TornTail { bytes: 1536 },
+            checkpoint: Lsn(5000),
+            redo_point: Lsn(4800),
+            log_end: Lsn(9216),
+            records_analysed: 31,
+            log_bytes: 4416,
+            dirty_pages: 7,
+            redone: 23,
+            skipped: Skipped { page_freed: 2, ..Skipped::default() },
+            pages_read: 6,
+            pages_rebuilt: 3,
+            losers: vec![TxnId(6000), TxnId(7000)],
+            clrs: 11,
+            seconds: [0.5, 0.25, 0.125, 1.0, 2.0],
+        };
+        assert_eq!(r.total_time(), Duration::from_secs_f64(3.875));
+        let text = r.to_string();
+        for part in [
+            "torn tail of 1536 bytes",
+            "31 records",
+            "7 dirty pages, 2 losers",
+            "23 applied, 2 skipped",
+            "11 CLRs",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        r.clean = true;
+        assert!(r.to_string().starts_with("clean"));
+    }
+}
