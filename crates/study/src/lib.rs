@@ -10,6 +10,7 @@
 
 mod diff;
 mod facts;
+mod html;
 mod recorder;
 mod replay;
 pub mod run;
@@ -19,6 +20,7 @@ mod text;
 mod trace;
 
 pub use diff::{Difference, diff};
+pub use html::html;
 pub use recorder::{Recorder, Sink};
 pub use replay::{Finding, replay};
 pub use text::{LsnStyle, text};

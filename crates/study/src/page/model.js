@@ -65,7 +65,7 @@ class Model {
         this.crashes.push(at);
         this.#lose(e, at);
       }
-      const record = e.lsn != null && !e.ev.startsWith("ckpt") ? this.find(e.lsn, at) : -1;
+      const record = e.lsn != null ? this.find(e.lsn, at) : -1;
       this.recordOf[at] = record;
       if (record >= 0) push(this.touches, record, at);
       if (e.page != null) push(this.pageEvents, e.page, at);
@@ -200,23 +200,22 @@ function pageOf(s, name) {
   return p;
 }
 
-const UNDOABLE = /update|insert|delete|put|write|add/;
-
 const EFFECTS = {
   "log.append"(s, e) {
     if (e.txn != null) {
-      if (e.type === "end" || (e.type === "commit" && e.ends)) s.att.delete(e.txn);
+      if (e.type === "end") s.att.delete(e.txn);
       else {
         const t = s.att.get(e.txn) || { status: "U", last: null, undoNext: null };
         if (e.type === "commit") t.status = "C";
         else if (e.type === "abort") t.status = "A";
         t.last = e.lsn;
         if (e.undo_next !== undefined && /clr/.test(e.type)) t.undoNext = e.undo_next;
-        else if (UNDOABLE.test(e.type)) t.undoNext = e.lsn;
+        else if (e.type === "update") t.undoNext = e.lsn;
         s.att.set(e.txn, t);
       }
     }
-    const pages = e.pages || (e.page != null ? [e.page] : []);
+    // An image changes nothing: it holds what the page is.
+    const pages = e.type === "image" ? [] : e.pages || (e.page != null ? [e.page] : []);
     for (const page of pages) {
       if (!s.dpt.has(page)) s.dpt.set(page, e.lsn);
       pageOf(s, page).pool = e.lsn;
@@ -241,10 +240,12 @@ const EFFECTS = {
     pageOf(s, e.page).pool = undefined;
   },
   "ckpt.end"(s, e) {
-    if (e.master_set) s.master = e.begin_lsn ?? e.lsn;
+    if (e.master_set) s.master = e.begin;
   },
-  txn(s, e) {
-    if (e.what === "end" || e.state === "end") s.att.delete(e.txn);
+  "page.repaired"(s, e) {
+    const p = pageOf(s, e.page);
+    p.pool = e.page_lsn;
+    p.torn = false;
   },
   crash(s, e) {
     s.att.clear();
@@ -255,9 +256,11 @@ const EFFECTS = {
     for (const [page, lsn] of e.disk || []) pageOf(s, page).disk = lsn;
     for (const page of [].concat(e.torn ?? [])) pageOf(s, page).torn = true;
   },
-  "analysis.start"(s) {
+  "analysis.start"(s, e) {
     s.att.clear();
     s.dpt.clear();
+    s.master = e.master ?? null;
+    for (const [page, lsn] of rows(e.disk)) pageOf(s, page).disk = lsn;
   },
   "analysis.rec"(s, e) {
     for (const row of rows(e.att_set)) s.att.set(row[0], attRow(row));

@@ -431,7 +431,7 @@ async function start() {
     const trace = await readTrace($("trace").textContent, (share) => {
       $("sentence").textContent = `Reading the trace: ${Math.round(share * 100)} %`;
     });
-    $("title").textContent = trace.header.scenario || trace.header.source || "recovery trace";
+    $("title").textContent = trace.header.scenario || trace.header.database || "recovery trace";
     document.title = `${$("title").textContent} · recovery`;
     if (!trace.events.length) {
       $("sentence").textContent = "The trace has no events.";

@@ -70,6 +70,7 @@ const WRITE = {
   evict: "its frame is wanted (steal)",
   checkpointer: "the cleaner or a checkpoint writes it",
   recovery: "recovery finishes",
+  repair: "it was rebuilt from the log",
 };
 const SKIP = {
   "not-redoable": () => "it changes no page.",
@@ -97,17 +98,33 @@ const SENTENCES = {
   "log.flush": (e, l) => `The log is forced to ${l(e.to_lsn)}: ${FLUSH[e.why] || e.why}.`,
   "page.read": (e, l) => `${e.page} is read from disk, pageLSN ${l(e.page_lsn)}.`,
   "page.write": (e, l) =>
-    `${e.page} is written to disk with pageLSN ${l(e.page_lsn)}: ${WRITE[e.why] || e.why}.` +
-    (e.forced_log_to != null ? ` The log was durable to ${l(e.forced_log_to)} before.` : ""),
+    `${e.page} is written to disk with pageLSN ${l(e.page_lsn)}: ${WRITE[e.why] || e.why}. The log was durable that far before (WAL rule).`,
   "page.image": (e, l) => `A full-page image of ${e.page} is logged at ${l(e.lsn)}, so that a torn write can be mended.`,
   "page.evict": (e) => `The frame of ${e.page} is given to another page.`,
-  "page.torn": (e) => `${e.page} fails its checksum: the write was torn.`,
-  "page.rebuilt": (e, l) => `${e.page} is rebuilt from its image at ${l(e.lsn)}.`,
+  "page.fix": (e) => `${e.page} is latched in memory${e.exclusive ? ", to be changed" : ", to be read"}.`,
+  "page.repaired": (e, l) =>
+    `${e.page} is not on disk as it was written last: it is rebuilt from its whole image at ${l(e.base)} and the log after it, up to pageLSN ${l(e.page_lsn)}.`,
+  "page.rebuilt": (e, l) => `${e.page} is rebuilt from the whole page in ${l(e.lsn)}; its version on disk is not read, torn or not.`,
   "ckpt.begin": (e, l) => `A fuzzy checkpoint begins at ${l(e.lsn)}. Work goes on.`,
   "ckpt.end": (e, l) =>
     `The checkpoint ends: ${count(e.att, "transaction")} and ${count(e.dpt, "dirty page")} are in its tables.` +
-    (e.master_set ? ` The master record now names ${l(e.begin_lsn ?? e.lsn)}.` : ""),
-  txn: (e) => `${e.txn}: ${e.what || e.state || e.kind || "transaction"}${e.name ? ` ${e.name}` : ""}.`,
+    (e.master_set ? ` The master record now names ${l(e.begin)}.` : ""),
+  "ckpt.tables": (e, l) =>
+    `The tables are copied for the checkpoint: ${count(e.att, "transaction")}, ${count(e.dpt, "dirty page")}; a restart would redo from ${l(e.redo_point)}.`,
+  txn(e, l) {
+    const what = {
+      begin: () => "begins with its first change",
+      savepoint: () => `marks savepoint ${e.name}`,
+      "rollback-to": () => `rolls back to where it stood at ${l(e.to_lsn)}; it stays alive`,
+      abort: () => "rolls back completely",
+      commit: () => "commits: the commit record is in the log, and the transaction waits until it is durable",
+      end: () => "has ended",
+      wait: () => `waits for ${e.for}`,
+    }[e.what];
+    return `${e.txn} ${what ? what() : e.what}.`;
+  },
+  "log.end": (e) => `Restart finds the end of the log at ${e.end_lsn}: ${e.verdict}.`,
+  error: (e) => `Recovery stops with an error: ${e.message || e.kind}.`,
   crash(e, l) {
     const lost = rows(e.lost);
     const torn = [].concat(e.torn ?? []);
@@ -117,7 +134,7 @@ const SENTENCES = {
       ". Buffer pool and tables are gone.";
   },
   "analysis.start": (e, l) =>
-    `Analysis starts at ${l(e.start)}${e.why ? `, because of: ${e.why}` : ""}. It rebuilds who was active and which pages may be dirty.`,
+    `Analysis starts at ${l(e.start)}: ${e.why === "master" ? "the master record names this checkpoint" : e.why}. It rebuilds who was active and which pages may be dirty.`,
   "analysis.rec"(e, l) {
     const changes = [
       ...rows(e.att_set).map((r) => `ATT: ${r[0]} now ${attRow(r).status}, lastLSN ${l(attRow(r).last)}`),
@@ -125,7 +142,7 @@ const SENTENCES = {
       ...rows(e.dpt_add).map((r) => `DPT: ${r[0]} enters with recLSN ${l(r[1])}`),
       ...rows(e.dpt_lower).map((r) => `DPT: recLSN of ${r[0]} goes down to ${l(r[1])}`),
     ];
-    const why = e.why ? ` (${e.why})` : "";
+    const why = rows(e.why).map((r) => ` (${Array.isArray(r) ? `${r[0]}: ${r[1]}` : r})`).join("");
     return `Analysis reads ${what(e, l)}: ${changes.length ? changes.join("; ") : "no change"}${why}.`;
   },
   "analysis.end": (e, l) =>
@@ -136,7 +153,7 @@ const SENTENCES = {
     const why = SKIP[e.reason];
     return `Redo ${what(e, l)}: skipped, ${why ? why(e, l) : `${e.reason}.`}`;
   },
-  "undo.pick": (e, l) =>
+  "undo.pick": (e, l) => e.to_undo == null ? `Undo chooses ${l(e.lsn)} of ${e.txn}, the largest undoNextLSN of ${e.losers} losers.` :
     `Undo chooses ${l(e.lsn)}, the largest of {${rows(e.to_undo).map((r) => `${r[0]}: ${l(r[1])}`).join(", ")}}: one backward sweep over the log for all losers.`,
   "undo.rec"(e, l) {
     if (e.decision === "compensate") return `Undo ${what(e, l)}: it is compensated. Next for ${e.txn}: ${l(e.next)}.`;
@@ -149,11 +166,17 @@ const SENTENCES = {
     (e.page != null ? `; ${e.page} now has pageLSN ${l(e.page_lsn_after)}` : "") +
     (e.undo_next !== undefined ? `. undoNextLSN ${l(e.undo_next)}.` : "."),
   "undo.end": (e, l) => `${e.txn} is undone completely${e.lsn != null ? `; its END is ${l(e.lsn)}` : ""}.`,
-  finish: (e) => {
-    const n = ["analysed", "redone", "skipped", "pages_read", "clrs", "ends"].filter((k) => typeof e[k] === "number");
-    return `Restart is done${n.length ? `: ${n.map((k) => `${k.replace("_", " ")} ${e[k]}`).join(", ")}` : ""}.`;
+  finish(e) {
+    const n = e.counts || {};
+    const skipped = Object.entries(n.skipped || {}).map(([why, times]) => `${times} ${why}`);
+    return `Restart is done: ${n.analysed ?? 0} records analysed, ${n.redone ?? 0} redone, ` +
+      `${skipped.length ? `skipped ${skipped.join(", ")}` : "none skipped"}; ${n.pages_read ?? 0} pages read, ${n.clrs ?? 0} CLRs, ${n.ends ?? 0} ends.`;
   },
-  show: (e) => `${e.page ?? e.table ?? ""} holds ${rows(e.slots).map((r) => `[${r[0]}] = ${r[1]}`).join(", ") || `${e.key ?? ""} = ${e.value ?? "nothing"}`}.`,
+  show(e) {
+    if (e.slots) return `${e.page} holds ${rows(e.slots).map((r) => `[${r[0]}] = ${r[1]}`).join(", ") || "nothing"}.`;
+    if (e.key !== undefined) return `${e.table ?? ""} ${e.key} = ${e.value ?? "nothing"}.`;
+    return "The scenario shows the state here.";
+  },
 };
 
 function count(list, noun) {
