@@ -302,7 +302,10 @@ impl Pool {
 }
 
 fn block_of<'a>(edit: &PageEdit<'a, '_>) -> Block<'a> {
-    let former = if edit.whole == Whole::Init { Lsn::NULL } else { header::page_lsn(edit.page) };
+    // Of a page that is made anew in place too (a root): the chain of former LSNs is how old rows are found (TXN-DEMOTED). A
+    // frame that was just created may still show the page that had the number before: that is no predecessor.
+    let none = edit.whole == Whole::Init && edit.page.fresh;
+    let former = if none { Lsn::NULL } else { header::page_lsn(edit.page) };
     Block { page: edit.page.id, former, op: edit.op, whole: edit.whole, payload: edit.payload }
 }
 

@@ -69,6 +69,16 @@ impl Pool {
         DirtyScan { redo, pages }
     }
 
+    /// The dirty page with the lowest recLSN: what keeps the redo point back. For people; a look without latches.
+    pub fn oldest_dirty(&self) -> Option<(PageId, Lsn)> {
+        let dirty = (0..self.region.len() as u32).filter_map(|frame| {
+            let f = self.region.desc(frame);
+            let rec = [f.rec(), f.next()].into_iter().filter(|l| *l != 0).min()?;
+            Some((Lsn(rec), f.page()?))
+        });
+        dirty.min().map(|(rec, page)| (page, rec))
+    }
+
     /// The page with the highest pageLSN of all page writes that have completed, and that pageLSN. Once the data file is synced
     /// after this, the page on disk never has a lower one again (BUF-WITNESS): an older data file put in its place does.
     pub fn witness(&self) -> (PageId, Lsn) {

@@ -81,6 +81,11 @@ impl Checkpointer {
         self.control.lock().current().clone()
     }
 
+    /// The log is needed from here for the sake of both slots of the control file.
+    pub fn keep_from(&self) -> Lsn {
+        self.control.lock().keep_from()
+    }
+
     fn append(&self, log: &Log, kind: RecordKind, data: &[u8]) -> Result<(Lsn, Lsn)> {
         let spec =
             RecordSpec { kind, rm: RmId(0), txn: TxnRef::None, prev: Lsn::NULL, blocks: &[], undo: data };
@@ -210,7 +215,7 @@ impl Checkpointer {
         self.trace.emit(|| Event::ControlWrite { sequence, slot });
 
         // Step 6 (CKP-5).
-        log.truncate(control.keep_from())?;
+        self.txns.cut_log(control.keep_from())?;
         let report = CheckpointReport {
             begin,
             end,

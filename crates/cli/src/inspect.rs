@@ -54,7 +54,10 @@ pub(crate) struct Page {
 #[command(after_help = "\
 Examples:
   hamal stat shop
-  hamal stat shop --json | jq .log")]
+  hamal stat shop --json | jq .log
+  hamal stat shop --json | jq .pins                  what keeps its log, the most first
+
+The database must not be open: what goes on in an open one, its process can print (Database::activity).")]
 pub(crate) struct Stat {
     /// Directory of the database
     dir: PathBuf,
@@ -415,7 +418,8 @@ pub(crate) fn stat(c: &Stat, common: &Common, out: &mut Out) -> Result<()> {
         head.iter().try_for_each(|(name, value)| out.line(format_args!("{name:<11}{value}")))?;
         out.flush()?;
     }
-    let (db, report) = opened?;
+    let (db, report) = opened.map_err(held_open)?;
+    let pins = inspect.pins(&end.at, &report.losers)?;
     let trees = db.begin_read()?.trees()?;
     let stats = db.stats();
     if common.json {
@@ -435,6 +439,7 @@ pub(crate) fn stat(c: &Stat, common: &Common, out: &mut Out) -> Result<()> {
             "managers": control.managers.iter().map(|m| {
                 serde_json::json!({ "id": m.id, "name": m.name, "version": m.version })
             }).collect::<Vec<_>>(),
+            "pins": pins,
             "trees": trees,
             "recovery": report_json(&report),
             "counters": stats,
@@ -442,8 +447,26 @@ pub(crate) fn stat(c: &Stat, common: &Common, out: &mut Out) -> Result<()> {
     }
     let state = if report.clean { "closed cleanly" } else { "not closed cleanly; the next open recovers it" };
     out.line(format_args!("{:<11}{state}", "state"))?;
+    pins.iter().try_for_each(|p| out.line(format_args!("{:<11}{p}", "log kept")))?;
+    if !report.losers.is_empty() {
+        let losers = grouped(report.losers.len() as u64);
+        out.line(format_args!(
+            "{:<11}{losers} transactions had not ended: the next open rolls them back",
+            "losers"
+        ))?;
+    }
     out.line(format_args!("{:<11}{}", "trees", grouped(trees.len() as u64)))?;
     trees.iter().try_for_each(|t| out.line(format_args!("{:<11}{}", "", hamal_rows::escape(t.as_bytes()))))
+}
+
+/// Who has it open can say more.
+fn held_open(e: Failure) -> Failure {
+    match e {
+        Failure::Engine(e) if e.kind() == hamal::ErrorKind::AlreadyOpen => Failure::Engine(e.with_help(
+            "`hamal stat` reads directories that nobody has open. The process that has it open can print Database::activity()",
+        )),
+        e => e,
+    }
 }
 
 // recover

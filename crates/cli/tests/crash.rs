@@ -77,6 +77,12 @@ fn killed_in_the_middle_of_a_load() {
         assert!(files(&d.db) == before, "{args:?} changed a file");
     }
 
+    hamal(&["stat", &d.db]).ok().says("log kept").says("checkpoint 0x");
+    let pins = hamal(&["stat", &d.db, "--json"]).ok().json()["pins"].clone();
+    assert!(
+        pins.as_array().unwrap().iter().any(|p| p["kind"] == "checkpoint" && p["bytes"].as_u64() > Some(0))
+    );
+
     hamal(&["recover", &d.db]).ok().says("redo");
     hamal(&["recover", &d.db, "--json"]).ok().says("\"clean\":true");
     hamal(&["load", &d.db, "t", &file, "--batch", "50"]).ok();
@@ -107,6 +113,7 @@ fn ctrl_c_leaves_whole_batches() {
 fn a_database_in_use_is_refused() {
     let d = Dir::new();
     let (mut child, stdin) = loading(&d.db, "50", &rows(500));
+    hamal(&["stat", &d.db]).code(3).says("Database::activity");
     for args in [
         &["get", &d.db, "t", "k"][..],
         &["put", &d.db, "t", "k", "v"],

@@ -76,10 +76,9 @@ pub enum ErrorKind {
     RetriesExhausted,
     /// The transaction has ended, or was ended by the engine.
     TransactionEnded,
-    /// A snapshot was held so long that the versions it needs are gone. Not yet returned: a full version store fails the
-    /// writer with `VersionBudget` instead.
+    /// The snapshot was ended: old versions that it needs were in the log alone, and the log was at its limit. Begin a new one.
     SnapshotTooOld,
-    /// The memory budget for old versions is used up.
+    /// The memory budget for old versions is used up. Only resource managers of the caller get it: rows of trees go on.
     VersionBudget,
     /// The database was opened for reading only.
     ReadOnly,

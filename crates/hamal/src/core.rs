@@ -1,5 +1,6 @@
 //! The parts of an open database, wired together, and the work on all of them: relief, checkpoints, cleaning, closing.
 use crate::options::{Builder, Settings};
+use crate::sweep::Sweep;
 use crate::{Error, ErrorKind, RecoveryReport, Result};
 use hamal_btree::{Btree, Catalogue, Garbage};
 use hamal_buffer::Pool;
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     /// Held by a step of the collector.
     collecting: Mutex<()>,
     last: Mutex<LastCheckpoint>,
+    /// Looking for ghosts of earlier runs.
+    pub(crate) sweep: Mutex<Sweep>,
     /// The horizon that the collector saw last, and how often it looks at it again.
     hope: Mutex<(Lsn, u32)>,
     /// What background work last failed with.
@@ -78,6 +81,7 @@ impl Core {
     pub(crate) fn new(p: Parts) -> Core {
         let (log, pool) = (p.txns.log().clone(), p.txns.pool().clone());
         // A clean open wrote nothing, and closing it again has nothing to write.
+        let sweep = Sweep::new(!p.report.clean);
         let tail = if p.report.clean { log.tail() } else { Lsn::NULL };
         let last =
             LastCheckpoint { tail, begin: p.checkpointer.current().checkpoint_begin, at: Instant::now() };
@@ -98,6 +102,7 @@ impl Core {
             writers: RwLock::new(()),
             collecting: Mutex::new(()),
             last: Mutex::new(last),
+            sweep: Mutex::new(sweep),
             hope: Mutex::new((Lsn::NULL, 0)),
             trouble: Mutex::new(None),
         }
@@ -176,17 +181,6 @@ impl Core {
         Ok(report)
     }
 
-    /// Makes what room can be made in the log: writes every dirty page and takes a checkpoint. No latch and no credit held.
-    pub(crate) fn relieve(&self) -> Result<()> {
-        self.pool.flush_all(WriteReason::Asked)?;
-        // Twice: the log is kept for the older slot of the control file too.
-        self.checkpoint()?;
-        self.checkpoint()?;
-        // A rollback on another thread may wait for just that.
-        self.txns.space_returned();
-        Ok(())
-    }
-
     /// The most pages that may be dirty: what the pool admits (frames, and the image share of the log).
     fn dirty_cap(&self) -> u64 {
         let by_frames = (self.settings.frames - self.settings.frames / 8) as u64;
@@ -226,9 +220,13 @@ impl Core {
     /// Moves the horizon, takes ghosts away, frees chains and trees. Whether another step may do more.
     pub(crate) fn collect_step(&self) -> Result<bool> {
         let _collecting = self.collecting.lock();
+        self.sweep_doomed()?;
         self.txns.collect();
         let tidied = self.btree.tidy_queued(TIDY_LEAVES)?;
         let more = self.garbage.collect(GARBAGE_BATCHES)?;
+        if tidied == 0 && !more {
+            self.sweep_step()?;
+        }
         // Ghosts that a snapshot still holds are looked at in vain, again and again: only a horizon that has moved makes
         // another look worth while, and then for as many steps as may be needed to see all of them.
         let mut hope = self.hope.lock();
@@ -246,6 +244,8 @@ impl Core {
         if tail == self.last.lock().tail && self.pool.stats().dirty == 0 {
             return Ok(());
         }
+        self.drain_ghosts()?;
+        let tail = self.log.tail();
         // Pages freed by records that are durable are not needed by any recovery, so the file may be cut behind them.
         if mutants::is(Mutant::FileCutEarly) {
             self.space.shrink()?;

@@ -2,8 +2,8 @@
 use crate::background::Background;
 use crate::core::Core;
 use crate::{
-    Builder, CommitTicket, Error, ErrorKind, Lsn, PageId, ReadTxn, RecoveryReport, Result, RmId, Stats,
-    WriteOptions, WriteTxn,
+    Activity, Builder, CommitTicket, Error, ErrorKind, Lsn, PageId, ReadTxn, RecoveryReport, Result, RmId,
+    Stats, WriteOptions, WriteTxn,
 };
 use hamal_btree::VerifyReport;
 use hamal_buffer::Pool;
@@ -144,6 +144,20 @@ impl Database {
     /// Counters of log, cache and transactions.
     pub fn stats(&self) -> Stats {
         Stats::of(self.core())
+    }
+    /// Who holds what: live transactions and snapshots, old versions, waits, and what keeps the log from being cut.
+    ///
+    /// # Errors
+    /// As [`Database::begin_read`]: names of trees are looked up, if somebody waits for a row.
+    pub fn activity(&self) -> Result<Activity> {
+        self.core().check_open()?;
+        let core = self.core();
+        let names = match core.txns.live_waits().is_empty() {
+            true => Vec::new(),
+            false => core.catalogue.list(&core.txns.snapshot()?.view())?,
+        };
+        let name = |id| names.iter().find(|i| i.tree.id == id).map(|i| i.name.clone());
+        Ok(Activity::of(core, &name))
     }
     /// Whether it was opened for reading only.
     pub fn is_read_only(&self) -> bool {

@@ -1,10 +1,11 @@
 //! Looking at a database's control file and log without opening, recovering or changing it.
+use crate::activity::{Pin, PinKind};
 use crate::{Disk, Error, ErrorKind, Result};
 use hamal_btree::{BTREE_RM, Btree};
 use hamal_checkpoint::{CheckpointEnd, Chunk, Control, ControlFile};
 use hamal_disk::PosixDisk;
 use hamal_log::{LogEnd, LogIdentity, LogOptions, LogReader, Record, RecordKind, Whole, find_end};
-use hamal_page::TxnId;
+use hamal_page::{Lsn, TxnId};
 use hamal_space::{SPACE_RM, SpaceManager};
 use hamal_txn::{Registry, ResourceManager};
 use std::fmt::Write as _;
@@ -23,6 +24,8 @@ pub fn built_in_managers() -> Vec<(hamal_page::RmId, Arc<dyn ResourceManager>)> 
 pub struct Inspect {
     disk: Arc<dyn Disk>,
     control: Control,
+    /// What both slots of the control file need of the log.
+    keep_from: Lsn,
     registry: Registry,
 }
 
@@ -46,10 +49,11 @@ impl Inspect {
     /// # Errors
     /// As there.
     pub fn open_on(disk: Arc<dyn Disk>) -> Result<Inspect> {
-        let control = ControlFile::open(&disk, true)?.current().clone();
+        let file = ControlFile::open(&disk, true)?;
+        let (control, keep_from) = (file.current().clone(), file.keep_from());
         let mut registry = Registry::new();
         built_in_managers().into_iter().for_each(|(id, manager)| registry.add(id, manager));
-        Ok(Inspect { disk, control, registry })
+        Ok(Inspect { disk, control, keep_from, registry })
     }
     /// Adds a manager of the caller, so that its records are described.
     #[must_use]
@@ -81,6 +85,41 @@ impl Inspect {
     /// `LogCorrupt`, `Io`.
     pub fn reader(&self, end: &LogEnd) -> Result<LogReader> {
         LogReader::open(&self.disk, self.identity(), end)
+    }
+    /// What keeps the log from being cut, as far as the last checkpoint and `losers` (the transactions that recovery rolls
+    /// back) tell, the one that keeps the most first.
+    ///
+    /// # Errors
+    /// `LogCorrupt`, `Io`.
+    pub fn pins(&self, end: &LogEnd, losers: &[TxnId]) -> Result<Vec<Pin>> {
+        let (c, tail) = (&self.control, end.end);
+        let mut pins = vec![Pin::new(PinKind::Checkpoint, c.checkpoint_begin.0, c.redo, tail)];
+        if self.keep_from < c.keep_from {
+            pins.push(Pin::new(PinKind::FormerCheckpoint, c.checkpoint_begin.0, self.keep_from, tail));
+        }
+        let mut reader = self.reader(end)?;
+        let (mut page, mut first) = (None, losers.iter().map(|t| t.0).min());
+        let mut at = c.checkpoint_begin;
+        while at < c.checkpoint_end {
+            let Some(record) = reader.read(at)? else { break };
+            at = record.end;
+            if record.kind != RecordKind::CheckpointChunk {
+                continue;
+            }
+            match Chunk::decode(record.undo())? {
+                (begin, Chunk::Dpt(dpt)) if begin == c.checkpoint_begin => {
+                    page = dpt.into_iter().map(|(page, rec)| (rec, page)).chain(page).min();
+                }
+                (begin, Chunk::Att(att)) if begin == c.checkpoint_begin => {
+                    first = att.into_iter().map(|e| e.txn.0).chain(first).min();
+                }
+                _ => {}
+            }
+        }
+        pins.extend(page.map(|(rec, page)| Pin::new(PinKind::Page, page.0, rec, tail)));
+        pins.extend(first.map(|t| Pin::new(PinKind::Transaction, t, Lsn(t), tail)));
+        Pin::sort(&mut pins);
+        Ok(pins)
     }
     /// The name of a resource manager.
     pub fn manager_name(&self, id: hamal_page::RmId) -> String {

@@ -61,6 +61,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod activity;
 mod background;
 mod core;
 mod database;
@@ -70,7 +71,9 @@ mod options;
 mod owner;
 mod range;
 mod read;
+mod relief;
 mod stats;
+mod sweep;
 mod transact;
 mod tree;
 mod value;
@@ -78,6 +81,7 @@ mod write;
 mod write_options;
 
 pub use crate::core_reexports::*;
+pub use activity::{Activity, LogUse, OpenSnapshot, Pin, PinKind, Versions, Waiting, Writer};
 pub use database::{Database, Engine};
 pub use options::{Builder, Durability, TornPages};
 pub use range::{Keys, Range};

@@ -61,6 +61,8 @@ pub struct Builder {
     pub(crate) background: bool,
     pub(crate) lock_timeout: Duration,
     pub(crate) version_budget_bytes: usize,
+    pub(crate) end_old_snapshots: bool,
+    pub(crate) abort_oldest_writer: bool,
     pub(crate) direct_io: bool,
     pub(crate) check_apply: bool,
     pub(crate) database_id: Option<[u8; 16]>,
@@ -85,6 +87,8 @@ impl Default for Builder {
             background: true,
             lock_timeout: Duration::from_secs(10),
             version_budget_bytes: 64 << 20,
+            end_old_snapshots: true,
+            abort_oldest_writer: false,
             direct_io: true,
             check_apply: false,
             database_id: None,
@@ -112,6 +116,8 @@ impl fmt::Debug for Builder {
             .field("background", &self.background)
             .field("lock_timeout", &self.lock_timeout)
             .field("version_budget_bytes", &self.version_budget_bytes)
+            .field("end_old_snapshots", &self.end_old_snapshots)
+            .field("abort_oldest_writer", &self.abort_oldest_writer)
             .field("direct_io", &self.direct_io)
             .field("check_apply", &self.check_apply)
             .field("tracer", &self.tracer.is_some())
@@ -176,8 +182,16 @@ impl Builder {
         background(background: bool)
         /// How long a writer waits for another transaction before `LockTimeout`. Up to a day. Default 10 s.
         lock_timeout(lock_timeout: Duration)
-        /// Memory in bytes for old versions of rows that snapshots may still want: 64 KiB to 1 TiB. Default 64 MiB.
+        /// Memory in bytes for old versions of rows that snapshots may still want: 64 KiB to 1 TiB. Default 64 MiB. What
+        /// does not fit is looked for in the log, which is then kept for it, up to its limit.
         version_budget_bytes(version_budget_bytes: usize)
+        /// If the log is at its limit because old versions that snapshots need are in it alone: whether these snapshots, a
+        /// writer's too, are ended, so that who uses them gets `SnapshotTooOld` (default); or else the writer that needs log
+        /// gets `LogFull`.
+        end_old_snapshots(end_old_snapshots: bool)
+        /// If the log is at its limit because of the oldest write transaction: whether that one is rolled back, so that its
+        /// next call gets `TransactionEnded`; or else the writer that needs log gets `LogFull` (default).
+        abort_oldest_writer(abort_oldest_writer: bool)
         /// Read and write the data file past the operating system's cache, where the file system can (default). Without it
         /// a recovery writes every page that the log names since the last checkpoint.
         direct_io(direct_io: bool)

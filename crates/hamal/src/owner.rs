@@ -4,6 +4,7 @@ use crate::database::Shared;
 use crate::write::WriteInner;
 use crate::{Error, ErrorKind, Result};
 use hamal_btree::{Tree, TreeInfo};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_txn::{Snapshot, View};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ impl Owner {
     }
     /// Runs `f` with the view; within a write transaction under its operation lock. Under read committed each call sees what
     /// is committed when it begins.
+    /// What it brings, and what error it meets, counts only if the snapshot was not ended meanwhile (TXN-TOO-OLD).
     pub(crate) fn with_view<T>(&self, f: impl FnOnce(&View) -> Result<T>) -> Result<T> {
         self.with_view_at(&mut None, f)
     }
@@ -43,11 +45,11 @@ impl Owner {
         match self {
             Owner::Write(w) => {
                 let _op = w.enter()?;
-                f(&w.view_at(moment)).map_err(|e| w.note_failure(e))
+                believed(self.core(), &w.view_at(moment), f).map_err(|e| w.note_failure(e))
             }
             Owner::Read(r) => {
                 r.shared.core.check_open()?;
-                f(&r.snapshot.view())
+                believed(self.core(), &r.snapshot.view(), f)
             }
         }
     }
@@ -71,6 +73,15 @@ impl Owner {
             _ => Ok(()),
         }
     }
+}
+
+fn believed<T>(core: &Core, view: &View, f: impl FnOnce(&View) -> Result<T>) -> Result<T> {
+    let early = mutants::is(Mutant::TooOldTestedFirst) && core.txns.is_too_old(view);
+    let done = f(view);
+    if early || (core.txns.is_too_old(view) && !mutants::is(Mutant::TooOldTestedFirst)) {
+        return Err(core.txns.too_old(view));
+    }
+    done
 }
 
 pub(crate) fn no_tree(name: &str) -> Error {

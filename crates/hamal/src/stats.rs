@@ -98,8 +98,14 @@ stats! {
     horizon,
     /// Old versions of rows in memory.
     versions,
-    /// Their bytes.
+    /// Their bytes: never more than the version budget.
     version_bytes,
+    /// Old versions that were left to the log because the budget was used up, since the database was opened.
+    versions_demoted,
+    /// Snapshots that were ended while they were in use, since the database was opened.
+    snapshots_ended,
+    /// Committed and live transactions whose state is remembered for the sake of snapshots.
+    transaction_statuses,
     /// Rollbacks that wait for space on the device.
     rollbacks_waiting_for_space,
     /// Redo point of the last checkpoint: recovery would read the log from here.
@@ -148,6 +154,9 @@ impl Stats {
             horizon: t.horizon.0,
             versions: t.versions,
             version_bytes: t.version_bytes,
+            versions_demoted: t.versions_demoted,
+            snapshots_ended: t.snapshots_ended,
+            transaction_statuses: t.statuses,
             rollbacks_waiting_for_space: t.rollbacks_waiting_for_space,
             redo_point: core.checkpointer.current().redo.0,
             background_error: core.trouble.lock().as_ref().map(|e| e.to_string()),

@@ -83,7 +83,7 @@ impl Tree {
     ///
     /// # Errors
     /// `Conflict`, `Deadlock`, `LockTimeout`: roll back, try again. `InvalidArgument` for a key longer than an eighth of a
-    /// page, or a value of 4 GiB or more. `NotFound` if the tree was dropped. `LogFull`, `NoSpace`, `VersionBudget`;
+    /// page, or a value of 4 GiB or more. `NotFound` if the tree was dropped. `LogFull`, `NoSpace`, `SnapshotTooOld`;
     /// `TransactionEnded`, `PageCorrupt`, `Io`, `Poisoned`. The statement is undone as a whole.
     pub fn insert(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let (key, value) = (key.as_ref(), value.as_ref());

@@ -3,6 +3,7 @@ use crate::database::Shared;
 use crate::options::Durability;
 use crate::owner::{Owner, no_tree};
 use crate::read::ReadTree;
+use crate::relief::Relief;
 use crate::tree::Tree;
 use crate::{Error, ErrorKind, Isolation, Lsn, Result, Savepoint, TxnId, WriteOptions};
 use hamal_btree::{CATALOGUE_TREE, Catalogue, TreeInfo};
@@ -85,8 +86,8 @@ impl WriteInner {
         View { snapshot: at, own: self.txn.id() }
     }
 
-    /// Runs a statement: under the operation lock; undone as a whole if it fails; once more if log or device were full and
-    /// room could be made. `f` may thus run twice.
+    /// Runs a statement: under the operation lock; undone as a whole if it fails; again if log or device were full and
+    /// room could be made. `f` may thus run more than once.
     pub(crate) fn statement<T>(&self, f: impl FnMut(&Txn) -> Result<T>) -> Result<T> {
         self.statement_as(false, f)
     }
@@ -106,15 +107,21 @@ impl WriteInner {
                 done => return done,
             }
         };
-        match attempt() {
-            Err(full) if matches!(full.kind(), ErrorKind::LogFull | ErrorKind::NoSpace) => {
-                match self.shared.core.relieve() {
-                    Ok(()) => attempt(),
-                    Err(e) if e.kind() == ErrorKind::Poisoned => Err(e),
-                    Err(_) => Err(full),
-                }
+        let core = &self.shared.core;
+        if !no_wait {
+            core.slow_down();
+        }
+        let mut relief = Relief::default();
+        loop {
+            let full = match attempt() {
+                Err(e) if matches!(e.kind(), ErrorKind::LogFull | ErrorKind::NoSpace) => e,
+                done => return done,
+            };
+            match core.make_room(&mut relief, &self.txn) {
+                Ok(true) => {}
+                Err(e) if e.kind() == ErrorKind::Poisoned => return Err(e),
+                Ok(false) | Err(_) => return Err(core.explain_full(full, &self.txn)),
             }
-            done => done,
         }
     }
 
@@ -434,7 +441,12 @@ impl WriteTxn {
     /// # Errors
     /// `Poisoned`: then the next open rolls it back.
     pub fn rollback(self) -> Result<()> {
-        self.0.end(|txn| self.0.shared.core.txns.rollback(txn))
+        let live = !self.0.ended.load(SeqCst);
+        match self.0.end(|txn| self.0.shared.core.txns.rollback(txn)) {
+            // The engine was quicker: nothing of it remains.
+            Err(e) if live && e.kind() == ErrorKind::TransactionEnded && self.0.txn.is_doomed() => Ok(()),
+            done => done,
+        }
     }
 }
 

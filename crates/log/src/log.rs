@@ -442,6 +442,11 @@ impl Log {
         Lsn(self.oldest.load(SeqCst))
     }
 
+    /// Bytes that the log needs now: from the oldest segment to the tail, and what was promised beyond.
+    pub fn used_bytes(&self) -> u64 {
+        self.tail().0.saturating_sub(self.oldest().0) + self.demand.load(SeqCst)
+    }
+
     /// Reads one record, from the ring or from a file: the backward reading of rollback. The record must be
     /// below the tail and published by the caller's own thread or durable. May wait for a flush that is in
     /// flight.

@@ -557,4 +557,24 @@ mutants! {
         breaks "SPACE-1" in ["space/src/space.rs"] needs [Threads]
         "A page that is reserved can be reserved again.";
         "threads that split and make long values at once"
+    116 PruneForOldestOnly "prune-for-oldest-only"
+        breaks "TXN-BETWEEN" in ["txn/src/horizon.rs"] needs []
+        "Versions between two snapshots are pruned as if the oldest snapshot were the only one.";
+        "two snapshots, a row changed before, between and after them; read through the newer one"
+    117 DemotionPinsNoLog "demotion-pins-no-log"
+        breaks "TXN-DEMOTED, T28" in ["txn/src/versions.rs"] needs [Limits]
+        "The log is cut though it alone holds former states that a snapshot needs.";
+        "a snapshot, more changes than the version budget takes, commit, checkpoints, read through the snapshot"
+    118 DemotedNotLookedFor "demoted-not-looked-for"
+        breaks "TXN-DEMOTED, T28" in ["txn/src/versions.rs"] needs [Limits]
+        "What is not in the version store is taken for absent, or an older state for the newest.";
+        "a snapshot, more changes than the version budget takes, read through the snapshot"
+    119 TooOldTestedFirst "too-old-tested-first"
+        breaks "TXN-TOO-OLD, T28" in ["hamal/src/owner.rs", "btree/src/core/read.rs"] needs [Limits, Threads]
+        "A reader looks before it reads, not after, whether its snapshot was ended.";
+        "a thread reads through a snapshot while another ends it and collects"
+    120 OldGhostsStay "old-ghosts-stay"
+        breaks "HAM-8" in ["hamal/src/sweep.rs"] needs [Crash]
+        "After a crash nobody looks for the ghosts of the run before.";
+        "delete rows, crash before they are taken away, open, collect: the leaves stay as full as they were"
 }

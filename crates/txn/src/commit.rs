@@ -105,14 +105,20 @@ impl TxnManager {
         };
         let done = {
             let _section = self.commit_section.lock();
-            if let Err(objection) = may() {
+            // Under an ended snapshot what the transaction went by, in its writes and here, may have been forgotten before it
+            // was looked at (TXN-TOO-OLD).
+            let aged = || if txn.isolation() == Isolation::ReadCommitted { Ok(()) } else { txn.check_age() };
+            if let Err(objection) = may().and_then(|()| aged()) {
                 let kept = credit.left();
                 core.end_reserve += credit.take(kept);
                 return Err(objection);
             }
             let late = mutants::is(Mutant::StatusAfterRecord);
             let timestamp = |a: Appended| if mutants::is(Mutant::TimestampIsStart) { a.lsn } else { a.end };
-            let store = |a: Appended| self.horizon.table.commit(id, timestamp(a));
+            let store = |a: Appended| {
+                self.horizon.table.commit(id, timestamp(a));
+                txn.set_committed();
+            };
             let done = self.log().append_with(&spec, &mut credit, |a| {
                 if !late {
                     store(a)

@@ -12,6 +12,7 @@
 //! | `versions` | former states of young records |
 //! | `reads`, `validation` | what serializable transactions read, and whether they may commit |
 //! | `waits` | waiting for a transaction, deadlock detection |
+//! | `activity` | who holds what, at one moment |
 //! | `registrations` | who writes in which tree |
 //! | `rm` | the contract of resource managers |
 //!
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod activity;
 mod commit;
 mod horizon;
 mod manager;
@@ -38,6 +40,7 @@ mod validation;
 mod versions;
 mod waits;
 
+pub use activity::{LiveSnapshot, LiveTxn, LiveWait};
 pub use commit::CommitOutcome;
 pub use horizon::Snapshot;
 pub use manager::{AttEntry, Status, TxnManager, TxnOptions, View};

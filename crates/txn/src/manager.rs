@@ -1,12 +1,12 @@
 //! The transaction manager: beginning, changing, visibility and conflicts, the active transaction table.
-use crate::horizon::{Horizon, Snapshot};
+use crate::horizon::{Horizon, Snapshot, too_old};
 use crate::registrations::Registrations;
 use crate::room::UndoRoom;
 use crate::stats::{Counters, TxnStats};
 use crate::txn::{Isolation, State, Txn};
 use crate::validation::Validations;
 use crate::waits::{WaitGraph, Waiting, What};
-use crate::{Registry, ResourceManager, VersionStore};
+use crate::{LiveWait, Registry, ResourceManager, VersionStore};
 use hamal_buffer::{Change, Need, OpCredit, PageEdit, Pool, Stop};
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_log::{Appended, Log, RecordKind, TxnRef};
@@ -289,6 +289,8 @@ impl TxnManager {
             core.last = a.lsn;
             core.undo_next = a.lsn;
         })?;
+        core.records += 1;
+        core.record_bytes += done.end.0 - done.lsn.0;
         if late {
             self.listed.lock().insert(txn.number(), txn.arc().ok_or_else(|| txn.ended_error())?);
         }
@@ -329,7 +331,7 @@ impl TxnManager {
     /// The status of a writer id. Only to be relied on under the latch of the page that carries the id
     /// (TXN-SETTLED).
     pub fn status(&self, id: TxnId) -> Status {
-        self.horizon.table.get(id)
+        self.horizon.status(id)
     }
     /// Whether what `writer` wrote is visible to the view; under the page's latch. The view is of a live
     /// transaction or an open [`Snapshot`].
@@ -443,11 +445,50 @@ impl TxnManager {
     /// Moves the horizon and forgets statuses and versions below it.
     pub fn collect(&self) {
         self.forget_spread();
-        self.horizon.advance(true, |h| self.versions.collect(h));
+        self.horizon.advance(true, |needs| self.versions.collect(needs));
     }
     pub(crate) fn try_collect(&self) {
         self.forget_spread();
-        self.horizon.advance(false, |h| self.versions.collect(h));
+        self.horizon.advance(false, |needs| self.versions.collect(needs));
+    }
+    /// Who waits for whom now.
+    pub fn live_waits(&self) -> Vec<LiveWait> {
+        self.waits.live()
+    }
+    /// Makes room in the version store if little is left: what is superfluous goes, then what the greediest hold is left to
+    /// the log. Writers whose records hold former states call it before a change. No latch held.
+    pub fn thin_versions(&self) {
+        if !self.versions.is_crowded() {
+            return;
+        }
+        self.try_collect();
+        if self.versions.is_crowded() {
+            self.versions.thin(&self.listed());
+        }
+    }
+    /// Cuts the log below `before`, but keeps what former states need that are in it alone (TXN-DEMOTED).
+    ///
+    /// # Errors
+    /// As [`Log::truncate`].
+    pub fn cut_log(&self, before: Lsn) -> Result<()> {
+        self.versions.while_cutting(|pin| self.log().truncate(pin.map_or(before, |p| before.min(p))))
+    }
+    /// Whether a snapshot was ended. To be asked after something was read through it, before that, or an error met on the
+    /// way, is believed (TXN-TOO-OLD).
+    #[inline]
+    pub fn is_too_old(&self, view: &View) -> bool {
+        self.horizon.is_too_old(view.snapshot)
+    }
+    /// The error of whoever reads through a view that is too old.
+    pub fn too_old(&self, view: &View) -> Error {
+        too_old(view.snapshot)
+    }
+    /// Ends every snapshot below `below`, readers' and writers', whether or not it is in use: who reads through it gets
+    /// `SnapshotTooOld`. Snapshots at or above the durable LSN stay. Returns how many were ended.
+    pub fn end_snapshots(&self, below: Lsn) -> u64 {
+        let ended = self.horizon.end_below(below);
+        self.collect();
+        ended
     }
     /// Space on the device may have returned: rollbacks that wait for it try again at once.
     pub fn space_returned(&self) {
@@ -493,6 +534,10 @@ impl TxnManager {
             })
             .min_by_key(|(f, _)| *f)
             .map(|(_, t)| t)
+    }
+    /// The transactions that were doomed and have not ended.
+    pub fn doomed(&self) -> Vec<Arc<Txn>> {
+        self.listed().into_iter().filter(|t| t.is_doomed() && !t.is_ended()).collect()
     }
     /// The first LSN of the oldest live transaction.
     pub fn oldest_first_lsn(&self) -> Option<Lsn> {
@@ -541,7 +586,9 @@ impl TxnManager {
             oldest_snapshot,
             oldest_writer: self.oldest_first_lsn(),
             horizon: self.horizon(),
+            snapshots_ended: self.horizon.ended(),
             versions: self.versions.count() as u64,
+            versions_demoted: self.versions.demotions(),
             version_bytes: self.versions.bytes() as u64,
             rollbacks_waiting_for_space: n(&c.rollbacks_waiting_for_space),
             statuses: self.horizon.table.len() as u64,

@@ -325,6 +325,8 @@ impl TxnManager {
             blocks: &[],
             undo: &[],
         };
+        // What nested top actions left counts as committed from here on: as a commit does, it moves what is visible.
+        let section = (kind == RecordKind::End && core.kept).then(|| self.commit_section.lock());
         let done = self.log().append_with(&spec, credit, |a| {
             core.last = a.lsn;
             if let Some(u) = undo_next {
@@ -336,6 +338,9 @@ impl TxnManager {
             // Undo is complete: no page carries the id any more (page, version, then status).
             self.versions.rolled_back(txn);
             self.horizon.table.forget(txn.id());
+            if section.is_some() {
+                self.horizon.left_behind(done.end);
+            }
             self.unlist(txn);
         }
         Ok(done)
@@ -392,7 +397,10 @@ impl TxnManager {
             Ok(Ok(value)) => self
                 .until_space(|| self.log().credit_from(&mut reserve, END_BYTES))
                 .and_then(|mut c| self.append_plain_with(txn, RecordKind::DummyClr, Some(before), &mut c))
-                .map(|_| value),
+                .map(|_| {
+                    txn.core.lock().kept = true;
+                    value
+                }),
             Ok(Err(e)) => self.undo_to(txn, before).and(Err(e)),
             Err(panic) => {
                 // If this fails too the engine is poisoned, and the panic is the better message.

@@ -21,6 +21,8 @@ pub struct TxnStats {
     pub horizon: Lsn,
     pub versions: u64,
     pub version_bytes: u64,
+    pub versions_demoted: u64,
+    pub snapshots_ended: u64,
     pub rollbacks_waiting_for_space: u64,
     /// Transaction ids whose status is remembered.
     pub statuses: u64,

@@ -4,13 +4,13 @@
 //! time. The *small mutex* around [`Core`] is held from before a record of the transaction is reserved until
 //! first, last, undoNext and state are stored (TXN-ATT): a checkpoint that takes it sees every
 //! record reserved before its begin record.
-use crate::horizon::{Horizon, Now, Snapshot};
+use crate::horizon::{Horizon, Now, Snapshot, too_old};
 use crate::reads::ReadSet;
 use crate::versions::VersionKey;
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_page::{Lsn, PageId, TreeId, TxnId};
 use hamal_sync::aside;
-use hamal_sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use hamal_sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use hamal_sync::time::Instant;
 use hamal_sync::{Condvar, Mutex, MutexGuard};
 use std::cell::Cell;
@@ -51,8 +51,13 @@ pub(crate) struct Core {
     pub(crate) end_reserve: u64,
     /// What the checkpoint said a loser had reserved; not held, recovery ignores the log's limit.
     pub(crate) adopted_reserve: u64,
+    /// Nested top actions have left something that stays whatever becomes of the transaction.
+    pub(crate) kept: bool,
     /// A resource manager's undo is running: it may not log undoable changes.
     pub(crate) undoing: bool,
+    /// Records that it logged, undo aside, and their bytes.
+    pub(crate) records: u64,
+    pub(crate) record_bytes: u64,
     /// Valid savepoints, ascending, and the number of the next.
     pub(crate) savepoints: Vec<u64>,
     pub(crate) next_savepoint: u64,
@@ -102,9 +107,13 @@ pub struct Txn {
     id: AtomicU64,
     pub(crate) core: Mutex<Core>,
     op: Mutex<()>,
+    /// Has committed: set in the commit section.
+    committed: AtomicBool,
     /// Committed or rolled back; set before the waiters are woken.
     ended: AtomicBool,
     doomed: AtomicBool,
+    /// When it began.
+    pub(crate) begun: Instant,
     /// Number of the thread that made the last call.
     owner: AtomicU64,
     /// Raised at the end and at each partial rollback; what waiters wait for.
@@ -119,6 +128,10 @@ pub struct Txn {
     reads: Mutex<Option<Arc<ReadSet>>>,
     /// Keys of the version store that hold an entry of this transaction.
     pub(crate) pushed: Mutex<Vec<VersionKey>>,
+    /// Bytes of these entries.
+    pub(crate) version_bytes: AtomicUsize,
+    /// Some former states that it replaced are in the log alone; so will be all others.
+    pub(crate) demoted: AtomicBool,
     snapshot_open: AtomicBool,
     horizon: Arc<Horizon>,
     poison: Arc<Poison>,
@@ -201,13 +214,18 @@ impl Txn {
                 group_reserve: 0,
                 end_reserve: 0,
                 adopted_reserve: 0,
+                kept: false,
                 undoing: false,
+                records: 0,
+                record_bytes: 0,
                 savepoints: Vec::new(),
                 next_savepoint: 0,
             }),
             op: Mutex::new(()),
+            committed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             doomed: AtomicBool::new(false),
+            begun: Instant::now(),
             owner: AtomicU64::new(0),
             turn: AtomicU64::new(0),
             turn_mutex: Mutex::new(()),
@@ -216,6 +234,8 @@ impl Txn {
             trees: Mutex::new(Vec::new()),
             reads: Mutex::new(None),
             pushed: Mutex::new(Vec::new()),
+            version_bytes: AtomicUsize::new(0),
+            demoted: AtomicBool::new(false),
             snapshot_open: AtomicBool::new(open),
             horizon: horizon.clone(),
             poison: poison.clone(),
@@ -287,15 +307,15 @@ impl Txn {
     /// re-entrant.
     ///
     /// # Errors
-    /// `TransactionEnded`, `Poisoned`.
+    /// `TransactionEnded`, `Poisoned`; `SnapshotTooOld` if its snapshot was ended: it can only be rolled back.
     pub fn enter(&self) -> Result<OpGuard<'_>> {
         let guard = self.enter_to_end()?;
         if self.is_doomed() {
-            return Err(Error::new(
-                ErrorKind::TransactionEnded,
-                format!("{} was ended by the engine", self.name()),
-            )
-            .with_help("It was the oldest writer and kept the log from being released. Run it again"));
+            return Err(self.ended_error());
+        }
+        // Under read committed the next statement takes another.
+        if self.isolation != Isolation::ReadCommitted {
+            self.check_age()?;
         }
         Ok(guard)
     }
@@ -335,6 +355,16 @@ impl Txn {
     pub fn is_doomed(&self) -> bool {
         self.doomed.load(Ordering::SeqCst)
     }
+    /// `Ok` while its snapshot has not been ended. To be asked after what it reads (TXN-TOO-OLD).
+    ///
+    /// # Errors
+    /// `SnapshotTooOld`.
+    pub fn check_age(&self) -> Result<()> {
+        if self.horizon.is_too_old(self.snapshot()) && !self.loser {
+            return Err(too_old(self.snapshot()).with_txn(self.id()));
+        }
+        Ok(())
+    }
     /// Whether it has committed or is rolled back.
     pub fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
@@ -345,7 +375,11 @@ impl Txn {
     }
 
     pub(crate) fn ended_error(&self) -> Error {
-        Error::new(ErrorKind::TransactionEnded, format!("{} has ended", self.name()))
+        if !self.is_doomed() {
+            return Error::new(ErrorKind::TransactionEnded, format!("{} has ended", self.name()));
+        }
+        Error::new(ErrorKind::TransactionEnded, format!("{} was ended by the engine", self.name()))
+            .with_help("It was the oldest writer and kept the log from being released. Run it again")
     }
     /// How messages call it.
     pub(crate) fn name(&self) -> String {
@@ -420,6 +454,13 @@ impl Txn {
 
     // ---- the end ----
 
+    pub(crate) fn set_committed(&self) {
+        self.committed.store(true, Ordering::SeqCst);
+    }
+    /// Whether it has committed: nothing is between the two for who asks in the commit section.
+    pub(crate) fn has_committed(&self) -> bool {
+        self.committed.load(Ordering::SeqCst)
+    }
     pub(crate) fn set_ended(&self) {
         self.ended.store(true, Ordering::SeqCst);
     }

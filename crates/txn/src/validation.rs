@@ -22,14 +22,8 @@ use hamal_sync::{Mutex, RwLock};
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// Somebody who has changed what was read, and may commit first.
-#[derive(Debug)]
-enum Suspect {
-    /// Met in a page.
-    Writer(TxnId),
-    /// Noted itself; it may not have an id yet.
-    Noted(Arc<Txn>),
-}
+/// A live transaction, and a row that it has changed.
+type Suspect = (Arc<Txn>, TreeId, Vec<u8>);
 
 /// A transaction that validates: what it read, and who may spoil it.
 #[derive(Debug)]
@@ -38,7 +32,8 @@ pub struct Validation {
     own: TxnId,
     snapshot: Lsn,
     reads: Arc<ReadSet>,
-    suspects: Mutex<Vec<(Suspect, TreeId, Vec<u8>)>>,
+    /// Live transactions that have changed what was read, and may commit first.
+    suspects: Mutex<Vec<Suspect>>,
 }
 
 /// The transactions that validate now.
@@ -53,7 +48,7 @@ impl Validation {
     pub fn reads(&self) -> &ReadSet {
         &self.reads
     }
-    fn suspect(&self, who: Suspect, tree: TreeId, key: &[u8]) {
+    fn suspect(&self, who: Arc<Txn>, tree: TreeId, key: &[u8]) {
         self.suspects.lock().push((who, tree, key.to_vec()));
     }
     fn failure(&self, writer: TxnId, tree: TreeId, key: &[u8]) -> Error {
@@ -104,7 +99,7 @@ impl TxnManager {
         for v in self.validations.list.read().iter() {
             let spoils = v.number != txn.number() && v.reads.covers(tree, key);
             if let Some(me) = txn.arc().filter(|_| spoils) {
-                v.suspect(Suspect::Noted(me), tree, key);
+                v.suspect(me, tree, key);
             }
         }
     }
@@ -131,38 +126,27 @@ impl TxnManager {
             Status::Committed(ts) => ts > v.snapshot,
             _ => false,
         };
-        if self.status(writer) != Status::Active {
+        // While it is live its row stays, as long as the page is latched; if it has just ended, it has committed.
+        let Some(live) = self.horizon.table.active(writer) else {
             return if committed_since(writer) { Err(v.failure(writer, tree, key)) } else { Ok(()) };
-        }
-        v.suspect(Suspect::Writer(writer), tree, key);
+        };
+        v.suspect(live, tree, key);
         if !older {
             return Ok(());
         }
-        // What the live writer replaced may itself have been committed since.
-        let former = Cell::new(None);
-        self.versions().find(rm, tree.0, key, &|id| {
-            if former.get().is_none() {
-                former.set(Some(id));
-            }
-            false
-        });
-        match former.get().filter(|id| committed_since(*id)) {
-            Some(id) => Err(v.failure(id, tree, key)),
-            None => Ok(()),
+        // What the live writer replaced may itself have been committed since. If that is in the log alone it is not looked
+        // for: the validation fails, to be on the safe side (TXN-DEMOTED).
+        match self.versions().former_writer(rm, tree.0, key, writer) {
+            Some(id) if !committed_since(id) => Ok(()),
+            former => Err(v.failure(former.unwrap_or(writer), tree, key)),
         }
     }
 
     /// Whether a suspect has committed. In the commit section.
     fn judge(&self, v: &Validation) -> Result<()> {
         for (who, tree, key) in v.suspects.lock().iter() {
-            let id = match who {
-                Suspect::Writer(id) => *id,
-                Suspect::Noted(txn) => txn.id(),
-            };
-            // A suspect that is not in the table was rolled back: its id settles only when the horizon has passed the
-            // snapshot of whoever validates.
-            if matches!(self.status(id), Status::Committed(_)) {
-                return Err(v.failure(id, *tree, key));
+            if who.has_committed() {
+                return Err(v.failure(who.id(), *tree, key));
             }
         }
         Ok(())

@@ -12,9 +12,9 @@
 //! A thread that waits in one transaction cannot go on with another. So the chain of waits also goes
 //! from an idle transaction to what its thread waits for, and a chain that comes back to the waiter's own
 //! thread is a deadlock.
-use crate::Txn;
 use crate::stats::Counters;
 use crate::txn::this_thread;
+use crate::{LiveWait, Txn};
 use hamal_error::{Error, ErrorKind, Poison, Result, Wait};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{TreeId, TxnId};
@@ -100,6 +100,19 @@ impl Drop for EdgeGuard<'_> {
 }
 
 impl WaitGraph {
+    /// Who waits for whom now.
+    pub(crate) fn live(&self) -> Vec<LiveWait> {
+        let edges = self.edges.lock();
+        let live = edges.iter().filter(|(_, e)| e.holds()).map(|(waiter, e)| LiveWait {
+            waiter: *waiter,
+            holder: e.holder.id(),
+            holder_number: e.holder.number(),
+            tree: e.what.tree,
+            key: e.what.key.clone(),
+        });
+        live.collect()
+    }
+
     /// Waits until `holder` has turned away from `turn`.
     pub(crate) fn wait(
         &self,

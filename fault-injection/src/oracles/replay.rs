@@ -358,6 +358,8 @@ impl Audit {
         }
         if let Some((_, first)) = changes().next()
             && freed == 0
+            // A page made anew in place names its predecessor, and needs nothing of it.
+            && first.whole != Whole::Init
             && stored < first.former
             && first.former < self.log.start.min(redo)
         {

@@ -6,6 +6,7 @@
 //! * `ops/` the operations that records hold: payload, apply, undo bytes and description of a kind side by
 //!   side.
 //! * `descend.rs` from the root to a node by latch coupling; `read.rs`, `scan.rs` what a view sees.
+//! * `history.rs` former states of rows, from the log.
 //! * `write.rs` put and remove; `undo.rs` their undo, by key; `structure.rs` rows by redo-only records.
 //! * `split.rs`, `merge.rs`, `purge.rs` the shape of the tree; `manager.rs` the resource manager.
 //!
@@ -13,6 +14,7 @@
 pub(crate) mod codec;
 mod descend;
 pub(crate) mod edit;
+mod history;
 mod manager;
 mod merge;
 pub(crate) mod node;
@@ -114,6 +116,8 @@ pub struct Btree {
     /// Recovery undoes: no purge, no merge, no ghosts remembered (T11).
     undo_only: AtomicBool,
     ghosts: Mutex<VecDeque<QueuedGhost>>,
+    /// There were more than the queue takes.
+    ghosts_lost: AtomicBool,
     /// Held shared while a queued ghost is tidied, exclusively while a tree is forgotten.
     tidying: RwLock<()>,
 }
@@ -137,6 +141,7 @@ impl Btree {
             space,
             undo_only: AtomicBool::new(false),
             ghosts: Mutex::new(VecDeque::new()),
+            ghosts_lost: AtomicBool::new(false),
             tidying: RwLock::new(()),
         });
         // A second tree over one manager would be a second engine: the first stays connected.
@@ -215,7 +220,7 @@ impl Btree {
     ///
     /// # Errors
     /// `Conflict`, `Deadlock`, `LockTimeout`, `InvalidArgument` (key empty allowed; too long not),
-    /// `LogFull`, `NoSpace`, `VersionBudget`, `Poisoned`.
+    /// `LogFull`, `NoSpace`, `SnapshotTooOld`, `Poisoned`.
     pub fn put(&self, txn: &Txn, tree: Tree, key: &[u8], value: PutValue<'_>) -> Result<Option<RawValue>> {
         let chain = chain_bytes(&value);
         let value = match value {

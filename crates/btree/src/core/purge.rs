@@ -16,8 +16,8 @@ use hamal_page::{TreeId, TxnId};
 use hamal_sync::atomic::Ordering::Relaxed;
 use hamal_txn::Status;
 
-/// Ghosts remembered for background tidying; beyond it they wait for a writer that needs the room.
-const MOST_GHOSTS: usize = 1 << 20;
+/// Ghosts remembered for background tidying; beyond it they wait for a writer that needs the room, or for a sweep.
+const MOST_GHOSTS: usize = 1 << 16;
 
 /// No more than this many are queued by scans.
 const MOST_HINTS: usize = 1 << 12;
@@ -77,6 +77,8 @@ impl Btree {
         let mut queue = self.ghosts.lock();
         if queue.len() < MOST_GHOSTS {
             queue.push_back(QueuedGhost { tree, key: key.into(), writer });
+        } else {
+            self.ghosts_lost.store(true, Relaxed);
         }
     }
 
@@ -85,6 +87,11 @@ impl Btree {
         if self.ghosts.lock().len() < MOST_HINTS {
             self.queue_ghost(tree, key, writer);
         }
+    }
+
+    /// Whether ghosts were not remembered since this was asked last, and there is room in the queue again.
+    pub fn ghosts_lost(&self) -> bool {
+        self.ghosts.lock().is_empty() && self.ghosts_lost.swap(false, Relaxed)
     }
 
     pub(crate) fn tidy_some(&self, max: usize) -> Result<usize> {

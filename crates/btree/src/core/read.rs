@@ -1,12 +1,14 @@
 //! Looking a key up, and what a view sees of a record.
 use super::codec::Broken;
-use super::descend::{Latched, Target, corrupt, node};
+use super::descend::{Target, corrupt, node};
+use super::history::Demoted;
 use super::node::{LeafRecord, Node};
 use super::ops::leaf::{Bytes, chain_of};
 use super::{Btree, RawValue, Tree, ValueRef};
 use crate::BTREE_RM;
 use hamal_error::Result;
-use hamal_page::TxnId;
+use hamal_mutants::{self as mutants, Mutant};
+use hamal_page::{Lsn, TxnId, header};
 use hamal_txn::{FoundVersion, Version, View};
 
 /// Flags of a version's first byte.
@@ -28,6 +30,14 @@ pub(crate) fn value_ref<'a>(value: Bytes<'a>) -> ValueRef<'a> {
         ValueRef::Chain { len, head }
     } else {
         ValueRef::Inline(value.bytes)
+    }
+}
+
+/// A value that was read out as it would be shown.
+pub(crate) fn of_raw(value: &RawValue) -> ValueRef<'_> {
+    match value {
+        RawValue::Inline(bytes) => ValueRef::Inline(bytes),
+        RawValue::Chain { len, head } => ValueRef::Chain { len: *len, head: *head },
     }
 }
 
@@ -59,23 +69,35 @@ impl Btree {
         key: &[u8],
         record: &LeafRecord<'_>,
         f: impl FnOnce(ValueRef<'_>) -> R,
-    ) -> Option<R> {
+    ) -> Resolved<R> {
+        let row = |found: Option<R>| found.map_or(Resolved::Nothing, Resolved::Row);
         if self.sees(record.word.writer(), view) {
-            return (!record.word.ghost()).then(|| f(value_of(record)));
+            return row((!record.word.ghost()).then(|| f(value_of(record))));
         }
         if !record.word.older() {
-            return None;
+            return Resolved::Nothing;
         }
-        let found = self.txns().versions().find(BTREE_RM, tree.id.0, key, &|w| self.sees(w, view));
-        match found {
+        let seen = |w| self.sees(w, view);
+        match self.txns().versions().find(BTREE_RM, tree.id.0, key, view.snapshot, &seen) {
             FoundVersion::Visible(version) => match version.data.split_first() {
                 Some((flags, bytes)) if flags & GHOST == 0 => {
-                    Some(f(value_ref(Bytes { chain: flags & CHAINED != 0, bytes })))
+                    row(Some(f(value_ref(Bytes { chain: flags & CHAINED != 0, bytes }))))
                 }
-                _ => None,
+                _ => Resolved::Nothing,
             },
-            FoundVersion::Absent => None,
+            FoundVersion::Absent => Resolved::Nothing,
+            FoundVersion::Demoted => {
+                Resolved::Demoted(Demoted::new(key, Bytes { chain: record.chain, bytes: record.value }))
+            }
         }
+    }
+
+    /// What was read through a view counts only if its snapshot was not ended meanwhile, and so does an error (TXN-TOO-OLD).
+    pub(crate) fn if_not_too_old<T>(&self, view: &View, done: Result<T>) -> Result<T> {
+        if self.txns().is_too_old(view) && !mutants::is(Mutant::TooOldTestedFirst) {
+            return Err(self.txns().too_old(view));
+        }
+        done
     }
 
     pub(crate) fn get_row<R>(
@@ -88,16 +110,45 @@ impl Btree {
         if key.len() > self.limits().max_key {
             return Ok(None);
         }
+        if mutants::is(Mutant::TooOldTestedFirst) && self.txns().is_too_old(view) {
+            return Err(self.txns().too_old(view));
+        }
         let mut f = Some(f);
-        self.pages_only(|| -> Latched<Option<R>> {
+        // The closure runs once, and only on what is true.
+        let mut show = |v: ValueRef<'_>| {
+            let sound = mutants::is(Mutant::TooOldTestedFirst) || !self.txns().is_too_old(view);
+            f.take().filter(|_| sound).map(|f| f(v))
+        };
+        let done = self.pages_only(|| {
             let page = self.shared_leaf(tree, Target::At(key))?;
             let leaf = node(tree, page.id(), &page)?;
             let found = find(&leaf, key).map_err(|b| corrupt(page.id(), b))?;
-            let Some((_, record)) = found else { return Ok(None) };
-            // The closure runs once: a section that ends with a need has not come this far.
-            Ok(self.resolve(view, tree, key, &record, |v| f.take().map(|f| f(v))).flatten())
-        })
+            let Some((_, record)) = found else { return Ok((Resolved::Nothing, (page.id(), Lsn::NULL))) };
+            // A section that ends with a need has not come this far.
+            Ok((self.resolve(view, tree, key, &record, &mut show), (page.id(), header::page_lsn(&page))))
+        });
+        let done = done.and_then(|(resolved, place)| match resolved {
+            Resolved::Row(r) => Ok(r),
+            Resolved::Nothing => Ok(None),
+            Resolved::Demoted(row) => {
+                let mut rows = [row];
+                self.recall(view, place, &mut rows)?;
+                let [row] = rows;
+                Ok(row.seen().and_then(|value| show(of_raw(&value))))
+            }
+        });
+        self.if_not_too_old(view, done)
     }
+}
+
+/// What a view sees of a record.
+pub(crate) enum Resolved<R> {
+    /// A row.
+    Row(R),
+    /// No row.
+    Nothing,
+    /// The log has to be asked, with no latch held.
+    Demoted(Demoted),
 }
 
 /// Slot and record of a key in a leaf.

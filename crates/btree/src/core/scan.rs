@@ -3,12 +3,14 @@
 //! merges in between neither hide a row nor show one twice (BTREE-9).
 use super::codec::{Broken, Sound};
 use super::descend::{Target, corrupt, node};
+use super::history::Demoted;
 use super::node::Node;
-use super::read::raw;
-use super::{Bound, Btree, Direction, Entry, Tree};
+use super::read::{Resolved, raw};
+use super::{Bound, Btree, Direction, Entry, RawValue, Tree};
 use hamal_error::Result;
+use hamal_page::{Lsn, PageId, header};
 use hamal_txn::View;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// Where a scan stands between two leaves.
 enum Place {
@@ -38,6 +40,8 @@ struct Want<'a> {
     tree: Tree,
     /// Whether a settled ghost was met in this leaf.
     stale: Cell<bool>,
+    /// Rows of this leaf that the log has to be asked for, and where among the rows they belong.
+    demoted: RefCell<Vec<(usize, Demoted)>>,
     low: Bound<'a>,
     high: Bound<'a>,
     limit: usize,
@@ -98,6 +102,25 @@ impl Btree {
         limit: usize,
         out: &mut Vec<Entry>,
     ) -> Result<bool> {
+        let before = out.len();
+        let done = self.if_not_too_old(view, self.scan_leaves(view, tree, low, high, direction, limit, out));
+        if done.is_err() {
+            out.truncate(before);
+        }
+        done
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the bounds of a scan are what they are")]
+    fn scan_leaves(
+        &self,
+        view: &View,
+        tree: Tree,
+        low: Bound<'_>,
+        high: Bound<'_>,
+        direction: Direction,
+        limit: usize,
+        out: &mut Vec<Entry>,
+    ) -> Result<bool> {
         let limit = out.len().saturating_add(limit.max(1));
         // No key is longer than the longest: a longer bound is cut, and what is left of it lies just below
         // it.
@@ -116,16 +139,24 @@ impl Btree {
             (Direction::Reverse, _, Bound::Unbounded) => Place::Last,
         };
         let mut moved = false;
+        // The last key looked at, if the leaf that it was in is not done.
+        let mut beyond: Option<Vec<u8>> = None;
         loop {
             // Between two leaves a merge may have brought rows that were seen already into the next one:
             // from the second leaf on the fence is the bound (BTREE-9).
-            let mut want = Want { view, tree, stale: Cell::new(false), low, high, limit };
+            let mut want =
+                Want { view, tree, stale: Cell::new(false), demoted: RefCell::default(), low, high, limit };
             match &place {
                 Place::From(fence) if moved => want.low = Bound::Included(fence),
                 Place::Below(fence) if moved => want.high = Bound::Excluded(fence),
                 _ => {}
             }
-            let next = self.pages_only(|| {
+            match (&beyond, direction) {
+                (Some(key), Direction::Forward) => want.low = Bound::Excluded(key),
+                (Some(key), Direction::Reverse) => want.high = Bound::Excluded(key),
+                (None, _) => {}
+            }
+            let (next, leaf) = self.pages_only(|| {
                 let page = self.shared_leaf(tree, place.target())?;
                 let leaf = node(tree, page.id(), &page)?;
                 let before = out.len();
@@ -133,11 +164,27 @@ impl Btree {
                     Direction::Forward => self.leaf_forward(&want, &leaf, out),
                     Direction::Reverse => self.leaf_reverse(&want, &leaf, out),
                 };
-                next.map_err(|b| {
+                let next = next.map_err(|b| {
                     out.truncate(before);
-                    corrupt(page.id(), b).into()
-                })
+                    corrupt(page.id(), b)
+                })?;
+                Ok((next, (page.id(), header::page_lsn(&page))))
             })?;
+            let rows = want.demoted.take();
+            if !rows.is_empty() {
+                let last = out.last().map(|row| row.key.clone());
+                self.fill_in(view, leaf, rows, out)?;
+                if matches!(next, Step::Full) && out.len() < limit {
+                    // Some were not there after all: on with the same leaf.
+                    place = match (direction, last.clone().unwrap_or_default()) {
+                        (Direction::Forward, key) => Place::From(key),
+                        (Direction::Reverse, key) => Place::Below(key),
+                    };
+                    beyond = last;
+                    continue;
+                }
+            }
+            beyond = None;
             match next {
                 Step::End => return Ok(false),
                 Step::Full => return Ok(true),
@@ -145,6 +192,29 @@ impl Btree {
             }
             moved = true;
         }
+    }
+
+    /// Puts rows that the log tells of into their places, and takes those out that were not there.
+    fn fill_in(
+        &self,
+        view: &View,
+        leaf: (PageId, Lsn),
+        rows: Vec<(usize, Demoted)>,
+        out: &mut Vec<Entry>,
+    ) -> Result<()> {
+        let (at, mut rows): (Vec<usize>, Vec<Demoted>) = rows.into_iter().unzip();
+        self.recall(view, leaf, &mut rows)?;
+        let mut gone = Vec::new();
+        for (i, row) in at.into_iter().zip(rows) {
+            match row.seen() {
+                Some(value) => out[i].value = value,
+                None => gone.push(i),
+            }
+        }
+        for i in gone.into_iter().rev() {
+            out.remove(i);
+        }
+        Ok(())
     }
 
     fn leaf_forward(&self, want: &Want<'_>, leaf: &Node<'_>, out: &mut Vec<Entry>) -> Sound<Step> {
@@ -193,13 +263,21 @@ impl Btree {
         if !above(&key, want.low) || !below(&key, want.high) {
             return Err(Broken("its keys are not in order (BTREE-9)"));
         }
-        if let Some(value) = self.resolve(want.view, want.tree, &key, &record, raw) {
-            out.push(Entry { key, value });
-        } else if record.word.ghost() && !want.stale.get() && self.settled(record.word.writer()) {
-            // Ghosts are remembered in memory only. One that a scan meets after a restart is remembered again: one for
-            // each leaf suffices to have it tidied.
-            want.stale.set(true);
-            self.hint_ghost(want.tree, &key, record.word.writer());
+        match self.resolve(want.view, want.tree, &key, &record, raw) {
+            Resolved::Row(value) => out.push(Entry { key, value }),
+            Resolved::Demoted(row) => {
+                want.demoted.borrow_mut().push((out.len(), row));
+                out.push(Entry { key, value: RawValue::Inline(Vec::new()) });
+            }
+            Resolved::Nothing => {
+                let writer = record.word.writer();
+                if record.word.ghost() && !want.stale.get() && self.settled(writer) {
+                    // Ghosts are remembered in memory only. One that a scan meets after a restart is remembered again:
+                    // one for each leaf suffices to have it tidied.
+                    want.stale.set(true);
+                    self.hint_ghost(want.tree, &key, writer);
+                }
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Writing rows: put, remove, and the check of the conflict rule.
 //!
-//! The order is always the same (T25): credit, room for an older version, latches, the log. Whatever is
+//! The order is always the same (T25): room for older versions, credit, latches, the log. Whatever is
 //! missing ends the latched section with a need; everything is let go, the credit included, the need is
 //! met, and the write begins anew. Each round meets a need that somebody had to meet anyway, so there is
 //! progress, if not for this writer, then for the one it lost against.
@@ -97,14 +97,11 @@ impl Btree {
         }
         let worst = self.limits().max_inline;
         let bytes = record_bytes(2 * key.len() + len + worst + 64, 1);
-        // Only a change that replaces another transaction's state needs room in the version store. If
-        // there is none now, that is an error only when such a change is met.
-        let mut admitted = self.txns().versions().admit(worst + 1).is_ok();
+        self.txns().thin_versions();
         loop {
             let mut credit = self.pool().credit(bytes, undo_reserve(worst), 1, false)?;
             let mut room = 0;
-            let done =
-                self.paged(|| self.try_write(txn, tree, key, &write, admitted, &mut room, &mut credit));
+            let done = self.paged(|| self.try_write(txn, tree, key, &write, &mut room, &mut credit));
             drop(credit);
             match done {
                 Ok(former) => {
@@ -118,10 +115,6 @@ impl Btree {
                     self.txns().wait_for_row(txn, holder, tree.id, key)?;
                 }
                 Err(Stop::Need(Need::Room)) => self.make_room(Some(txn), tree, key, room)?,
-                Err(Stop::Need(Need::Credit)) => {
-                    self.txns().versions().admit(worst + 1)?;
-                    admitted = true;
-                }
                 Err(Stop::Need(need)) => {
                     return Err(Error::internal(format!("a write of a row needs {need:?}")));
                 }
@@ -136,7 +129,6 @@ impl Btree {
         tree: Tree,
         key: &[u8],
         write: &Write<'_>,
-        admitted: bool,
         room: &mut usize,
         credit: &mut OpCredit<'_>,
     ) -> Latched<Option<RawValue>> {
@@ -174,6 +166,8 @@ impl Btree {
                 } else {
                     self.txns().check_write(txn, writer)?;
                 }
+                // What the rule went by may have been forgotten under an ended snapshot (TXN-TOO-OLD).
+                txn.check_age()?;
                 if matches!(write, Write::Remove) && record.word.ghost() {
                     return Ok(None);
                 }
@@ -187,14 +181,14 @@ impl Btree {
                         return Err(Need::Room.into());
                     }
                 }
-                self.change_of(txn, tree, key, slot, &record, write, admitted)?
+                self.change_of(txn, tree, key, slot, &record, write)?
             }
         };
         let edit = PageEdit { page: &mut page, op: change.op, whole: Whole::No, payload: &change.payload };
         self.txns().note_write(txn, tree.id, key);
         self.txns().update(txn, BTREE_RM, &mut [edit], &change.undo, change.reserve, credit)?;
         if let Some(version) = change.version {
-            self.txns().versions().push(txn, BTREE_RM, tree.id.0, key, version);
+            self.txns().versions().push_logged(txn, BTREE_RM, tree.id.0, key, version);
         }
         Ok(change.former)
     }
@@ -210,14 +204,10 @@ impl Btree {
         slot: usize,
         record: &LeafRecord<'_>,
         write: &Write<'_>,
-        admitted: bool,
     ) -> Latched<RowChange> {
         let (word, own) = (record.word, txn.id());
         let foreign = own.is_none() || word.writer() != own;
         let push = foreign && !(word.ghost() && self.settled(word.writer()));
-        if push && !admitted {
-            return Err(Need::Credit.into());
-        }
         let older = if foreign { push } else { word.older() };
         let former = Bytes { chain: record.chain, bytes: record.value };
         let (op, payload, kept, reserve) = match write {

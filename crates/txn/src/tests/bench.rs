@@ -231,9 +231,9 @@ impl Bench {
             return Some(value);
         }
         let seen = |w: TxnId| self.m.visible(w, view);
-        match self.m.versions().find(RM, page as u32, &n.to_le_bytes(), &seen) {
+        match self.m.versions().find(RM, page as u32, &n.to_le_bytes(), view.snapshot, &seen) {
             FoundVersion::Visible(v) => Some(u64::from_le_bytes((*v.data).try_into().unwrap())),
-            FoundVersion::Absent => None,
+            FoundVersion::Absent | FoundVersion::Demoted => None,
         }
     }
     /// What is in the page.

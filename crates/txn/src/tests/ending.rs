@@ -75,7 +75,7 @@ fn rollback_restores_and_logs_clrs_downwards() {
     b.rollback(&t);
     assert_eq!(b.raw(0, 1), (TxnId::NONE, 0));
     assert_eq!(b.raw(1, 2), (TxnId::NONE, 0));
-    assert_eq!(b.m.status(id), Status::Settled);
+    assert_eq!(b.m.horizon.table.get(id), Status::Settled, "forgotten");
     assert_eq!((b.m.versions().count(), b.m.versions().bytes()), (0, 0));
     let mut undone = b.rm.undone.lock().clone();
     assert_eq!(undone.len(), 3);
