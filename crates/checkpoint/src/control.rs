@@ -512,4 +512,23 @@ mod tests {
         disk.remove(NAME).unwrap();
         assert!(!ControlFile::exists(&disk).unwrap());
     }
+
+    /// What an open relied on is durable afterwards (T44); an open for reading changes nothing.
+    #[test]
+    fn an_open_makes_what_it_read_durable() {
+        let mem = MemDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(mem.clone());
+        let f = ControlFile::create(&disk, control(1, 100)).unwrap();
+        let next = Control { sequence: 2, ..control(2, 200) };
+        // Written and not synced: in a cache that outlived the process.
+        f.file.write_at(SLOT_BYTES as u64, &next.encode().unwrap()).unwrap();
+        let sequence = || {
+            let after: Arc<dyn Disk> = Arc::new(mem.crash(hamal_disk::CrashModel::LoseUnsynced));
+            ControlFile::open(&after, true).unwrap().current().sequence
+        };
+        assert_eq!(ControlFile::open(&disk, true).unwrap().current(), &next);
+        assert_eq!(sequence(), 1);
+        assert_eq!(ControlFile::open(&disk, false).unwrap().current(), &next);
+        assert_eq!(sequence(), 2);
+    }
 }

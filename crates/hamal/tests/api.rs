@@ -493,3 +493,25 @@ fn looking_around() -> Result<()> {
     }
     Ok(())
 }
+
+/// The tables of a checkpoint take several records where more pages are dirty than one of them holds.
+#[test]
+fn a_checkpoint_of_very_many_pages() -> Result<()> {
+    let disk = MemDisk::new();
+    let builder = || Database::builder().background(false).cache_bytes(32 << 20);
+    let db = builder().create_on(Arc::new(disk.clone()))?;
+    let tx = db.begin_write()?;
+    let t = tx.create_tree("t")?;
+    for i in 0..1500u32 {
+        t.put(i.to_be_bytes(), [i as u8; 4000])?;
+    }
+    tx.commit()?;
+    let report = db.checkpoint()?;
+    assert!(report.dirty_pages > 1200, "{report:?}");
+    let crashed = disk.crash(hamal::disk::CrashModel::LoseUnsynced);
+    drop(db);
+    let (db, report) = builder().open_on_with_report(Arc::new(crashed))?;
+    assert!(report.dirty_pages > 1200, "{report}");
+    assert_eq!(db.begin_read()?.tree("t")?.len()?, 1500);
+    Ok(())
+}

@@ -368,28 +368,70 @@ fn records_at_their_limits() {
     log.flush_pending().unwrap();
 }
 
-/// Many small groups out of one credit: their seals take more than was promised, and each must still end below the newest
-/// segment (LOG-8), wherever in a segment it falls.
+/// Many small groups out of one credit, which is used up: their seals take more than was promised, and each must still end
+/// below the newest segment (LOG-8), also where nearly nothing is promised any more.
 #[test]
 fn seals_never_reach_the_newest_segment() {
-    for first in 0..8 {
+    let o =
+        LogOptions { segment_bytes: 8 << 10, ring_bytes: 16 << 10, max_record: 64, ..LogOptions::default() };
+    let spec = note(b"0123456789");
+    let one = {
+        let a = append(&create(&disk(), &o), b"0123456789");
+        a.end.0 - a.lsn.0
+    };
+    for groups in 1..80 {
         let d = disk();
-        let o = LogOptions {
-            segment_bytes: 8 << 10,
-            ring_bytes: 16 << 10,
-            max_record: 64,
-            ..LogOptions::default()
-        };
         let log = create(&d, &o);
-        let mut c = log.credit(4000, false).unwrap();
-        for i in 0..60 {
-            let n = if i == 0 { first * 64 } else { 0 };
-            for _ in 0..=n / 32 {
-                log.append(&note(b"0123456789"), &mut c).unwrap();
+        let mut c = log.credit(groups * one, false).unwrap();
+        for i in 1..=groups {
+            let a = log.append(&spec, &mut c).unwrap();
+            log.force(a.end, ForceReason::Commit).unwrap();
+            if groups - i < 6 {
+                let e = end(&d.crash(CrashModel::LoseUnsynced), &o);
+                let found = e.map(|e| e.end).map_err(|e| e.to_string());
+                assert_eq!(found, Ok(log.durable()), "group {i} of {groups}");
             }
-            log.force(log.tail(), ForceReason::Commit).unwrap();
-            let e = end(&d.crash(CrashModel::LoseUnsynced), &o);
-            assert_eq!(e.map(|e| e.end).map_err(|e| e.to_string()), Ok(log.durable()), "{first}, group {i}");
+        }
+        assert_eq!(c.left(), 0);
+    }
+}
+
+/// Two copies of one database went their own ways, group for group of the same length. A group of one in the other's log is
+/// valid in itself and starts in the right place: only the seal before it, which it names, is another one.
+#[test]
+fn a_group_of_another_history_is_refused() {
+    let o = small();
+    let history = |fill: u8| {
+        let d = disk();
+        let log = create(&d, &o);
+        let all: Vec<_> = (0..4)
+            .map(|i| {
+                let a = append(&log, &[fill + i; 300]);
+                log.force(a.end, ForceReason::Commit).unwrap();
+                a
+            })
+            .collect();
+        (d, all)
+    };
+    let ((ours, all), (theirs, same)) = (history(10), history(20));
+    assert_eq!(all, same);
+    let name = &segments(&ours)[0];
+    for i in 1..4usize {
+        let (from, to) =
+            (all[i].lsn.0, if i < 3 { all[i + 1].lsn.0 } else { all[3].end.0.next_multiple_of(512) });
+        let d = ours.crash(CrashModel::KeepAll);
+        let (offset, foreign) = (place(&o, Lsn(from)).1 as usize, bytes(&theirs, name));
+        let mut mixed = bytes(&d, name);
+        mixed[offset..offset + (to - from) as usize]
+            .copy_from_slice(&foreign[offset..offset + (to - from) as usize]);
+        put(&d, name, &mixed);
+        match end(&d, &o) {
+            Ok(e) => {
+                assert_eq!((i, e.end, e.verdict), (3, all[3].lsn, Verdict::TornTail { bytes: to - from }))
+            }
+            Err(e) => {
+                assert!(i < 3 && e.kind() == ErrorKind::LogCorrupt && e.lsn() == Some(all[i].lsn), "{i}: {e}")
+            }
         }
     }
 }
