@@ -223,6 +223,11 @@ impl Pool {
     /// The frame of `id` under the exclusive latch: the one that has it (an old incarnation, perhaps in flight: never a
     /// second frame for one page id, `BUF-XLAT`), else a new one, zeroed.
     pub(crate) fn bind_blank(&self, id: PageId) -> Result<WriteGuard<'_, Frame>> {
+        self.bind_new(id, usize::MAX)
+    }
+
+    /// [`Pool::bind_blank`], of which only so many bytes must be zero.
+    pub(crate) fn bind_new(&self, id: PageId, zeroes: usize) -> Result<WriteGuard<'_, Frame>> {
         loop {
             self.check()?;
             if let Entry::Resident(frame) | Entry::Loading(frame) = self.xlat.get(id) {
@@ -236,7 +241,9 @@ impl Pool {
             if !self.claim(id, &guard)? {
                 continue;
             }
-            guard.bytes_mut().fill(0);
+            let bytes = guard.bytes_mut();
+            let zeroes = zeroes.min(bytes.len());
+            bytes[..zeroes].fill(0);
             guard.desc().bind(id, Lsn::NULL);
             self.xlat.ready(id, guard.frame());
             self.counters.resident.fetch_add(1, Relaxed);
@@ -245,7 +252,7 @@ impl Pool {
     }
 
     /// Claims the page's translation word for a frame; if that fails the frame goes back to the free ones.
-    fn claim(&self, id: PageId, guard: &WriteGuard<'_, Frame>) -> Result<bool> {
+    pub(crate) fn claim(&self, id: PageId, guard: &WriteGuard<'_, Frame>) -> Result<bool> {
         let claimed = self.xlat.claim(id, guard.frame());
         if !matches!(claimed, Ok(true)) {
             self.free.lock().push(guard.frame());
@@ -274,18 +281,40 @@ impl Pool {
         };
         match read {
             Ok(repaired) => {
-                self.xlat.ready(id, guard.frame());
-                self.counters.resident.fetch_add(1, Relaxed);
-                self.trace.emit(|| Event::PageRead { page: id, page_lsn: header::page_lsn(&guard) });
+                self.loaded(id, &guard);
                 Ok(Some((guard, repaired)))
             }
             Err(e) => {
-                // Those who wait for the latch find a frame without a page, and try for themselves.
-                self.xlat.clear(id);
-                self.free.lock().push(guard.frame());
+                self.unclaim(id, &guard);
                 Err(e)
             }
         }
+    }
+
+    /// The page has been read into its frame, which is bound to it.
+    fn loaded(&self, id: PageId, guard: &WriteGuard<'_, Frame>) {
+        self.xlat.ready(id, guard.frame());
+        self.counters.resident.fetch_add(1, Relaxed);
+        self.trace.emit(|| Event::PageRead { page: id, page_lsn: header::page_lsn(guard) });
+    }
+
+    /// Gives a claimed frame back. Those who wait for its latch find a frame without a page, and try for themselves.
+    pub(crate) fn unclaim(&self, id: PageId, guard: &WriteGuard<'_, Frame>) {
+        self.xlat.clear(id);
+        self.free.lock().push(guard.frame());
+    }
+
+    /// Puts the bytes of the page, as they were read into a claimed frame's stead, into that frame; `false`, and the frame is as it
+    /// was, if they are not what the disk must hold.
+    pub(crate) fn install(&self, id: PageId, guard: &mut WriteGuard<'_, Frame>, bytes: &[u8]) -> bool {
+        if self.verify_read(id, bytes).is_err() {
+            return false;
+        }
+        guard.bytes_mut().copy_from_slice(bytes);
+        guard.desc().bind(id, header::img_lsn(guard));
+        self.counters.misses.fetch_add(1, Relaxed);
+        self.loaded(id, guard);
+        true
     }
 
     /// Reads and verifies a page (`BUF-VERIFY`: no unverified byte reaches a caller).
@@ -304,6 +333,12 @@ impl Pool {
         if got != into.len() {
             return Err(self.corrupt(id, "the page lies beyond the end of the data file"));
         }
+        self.verify_read(id, into)
+    }
+
+    /// Whether what was read is the page, whole, no newer than the log, and the version that the disk must hold.
+    fn verify_read(&self, id: PageId, into: &[u8]) -> Result<()> {
+        let offset = self.offset(id);
         hamal_page::verify(into, self.log.identity().db, id).map_err(|fault| {
             let what = match fault {
                 PageFault::Zero => "the page was never written, or a device lost it".to_owned(),
@@ -387,6 +422,18 @@ impl Pool {
                 "Configure more frames, or keep fewer pages pinned at once",
             )?;
         }
+    }
+
+    /// A frame bound to nothing, exclusively latched, if there is one to be had without waiting for anybody.
+    pub(crate) fn frame_at_once(&self) -> Result<Option<WriteGuard<'_, Frame>>> {
+        self.check()?;
+        let free = self.free.lock().pop();
+        let Some(frame) = free else { return Ok(self.evict()) };
+        let guard = self.region.try_write(frame);
+        if guard.is_none() {
+            self.free.lock().push(frame);
+        }
+        Ok(guard)
     }
 
     /// The clock: takes a clean, unpinned page that has not been used since the hand passed last out of its frame.

@@ -35,6 +35,7 @@ mod image;
 mod ops;
 mod patience;
 mod pool;
+mod prefetch;
 mod redo;
 mod region;
 mod repair;

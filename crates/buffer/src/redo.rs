@@ -11,7 +11,7 @@ use crate::{ApplyError, Applying, Pool, image};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
 use hamal_mutants::{self as mutants, Mutant};
-use hamal_page::{Lsn, PageId, RmId, TxnId, header};
+use hamal_page::{HEADER_LEN, Lsn, PageId, RmId, TxnId, header};
 use hamal_sync::atomic::Ordering::*;
 use hamal_trace::WriteReason;
 use std::fmt;
@@ -206,12 +206,13 @@ impl Pool {
             return Err(Error::new(ErrorKind::LogCorrupt, m).with_page(id));
         }
         self.grow_to(id.0 + 1)?;
-        let mut guard = self.bind_blank(id)?;
+        // The header alone: a whole-page record sets every byte, and before it there is no page.
+        let mut guard = self.bind_new(id, HEADER_LEN)?;
         if guard.desc().is_dirty() || guard.desc().in_flight() {
             // Redone before, in this very redo: go on from there.
             return Ok(RedoPage { pool: self, guard, id, blank: false, rec: Lsn::NULL });
         }
-        guard.bytes_mut().fill(0);
+        guard.bytes_mut()[..HEADER_LEN].fill(0);
         guard.desc().bind(id, Lsn::NULL);
         Ok(RedoPage { pool: self, guard, id, blank: true, rec: Lsn::NULL })
     }

@@ -499,6 +499,9 @@ fn report_json(r: &RecoveryReport) -> serde_json::Value {
         },
         "pages_read": r.pages_read,
         "pages_rebuilt": r.pages_rebuilt,
+        "redo_threads": r.redo_threads,
+        "redo_batches": r.redo_batches,
+        "redo_bytes_per_second": r.redo_rate().round(),
         "losers": r.losers.iter().map(|t| t.0).collect::<Vec<_>>(),
         "clrs": r.clrs,
         "seconds": {

@@ -33,7 +33,9 @@ impl Common {
             shown.set_message(format!("{:?}", p.phase).to_lowercase());
             if stop.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        let builder = if self.verbose { builder.tracer(Arc::new(print_event)) } else { builder };
+        // What is printed is in the same order each time.
+        let traced = |b: Builder| b.tracer(Arc::new(print_event)).recovery_threads(1);
+        let builder = if self.verbose { traced(builder) } else { builder };
         Opening { builder, bar }
     }
 

@@ -1,4 +1,6 @@
-//! Memory that the operating system may write into directly: a heap buffer aligned to a page of 4096 bytes.
+//! Memory that the operating system may write into directly: a buffer aligned to a page of 4096 bytes. A large one is a mapping of
+//! its own, aligned to huge pages and advised to use them: reads that jump about in hundreds of such buffers would else miss the
+//! translation cache each time, and the kernel's zeroes are not written a second time.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -6,7 +8,10 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-/// A heap buffer of fixed length, aligned to [`AlignedBuf::ALIGN`] bytes and zeroed when made.
+/// The size of a huge page on the common machines; buffers of a multiple of it are mappings.
+const HUGE: usize = 2 << 20;
+
+/// A buffer of fixed length, aligned to [`AlignedBuf::ALIGN`] bytes and zeroed when made.
 pub struct AlignedBuf {
     at: NonNull<u8>,
     len: usize,
@@ -27,11 +32,19 @@ impl AlignedBuf {
             // case.
             return AlignedBuf { at: NonNull::<Page>::dangling().cast(), len };
         }
+        if Self::is_map(len) {
+            let Some(at) = map(len) else { handle_alloc_error(Self::layout(len)) };
+            return AlignedBuf { at, len };
+        }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero.
         let raw = unsafe { alloc_zeroed(layout) };
         let Some(at) = NonNull::new(raw) else { handle_alloc_error(layout) };
         AlignedBuf { at, len }
+    }
+
+    fn is_map(len: usize) -> bool {
+        cfg!(target_os = "linux") && len != 0 && len.is_multiple_of(HUGE)
     }
 
     fn layout(len: usize) -> Layout {
@@ -40,6 +53,35 @@ impl AlignedBuf {
             Err(_) => panic!("an aligned buffer of {len} bytes is beyond the address space"),
         }
     }
+}
+
+/// Maps `len` zero bytes, aligned to [`HUGE`].
+fn map(len: usize) -> Option<NonNull<u8>> {
+    let most = len.checked_add(HUGE).filter(|n| *n <= isize::MAX as usize)?;
+    let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: an anonymous private mapping at an address of the system's choice touches no existing memory.
+    let raw = unsafe { libc::mmap(std::ptr::null_mut(), most, read_write, private, -1, 0) };
+    if raw == libc::MAP_FAILED {
+        return None;
+    }
+    let raw = raw.cast::<u8>();
+    // A page's alignment is the least: the rest before the first multiple of HUGE, and after the buffer, goes back.
+    let skip = raw.align_offset(HUGE).min(HUGE);
+    // SAFETY: `skip <= HUGE`, so `skip + len <= most`: all three parts lie in the mapping made above, which nobody else knows.
+    let at = unsafe {
+        let at = raw.add(skip);
+        if skip != 0 {
+            libc::munmap(raw.cast(), skip);
+        }
+        if skip != HUGE {
+            libc::munmap(at.add(len).cast(), HUGE - skip);
+        }
+        // Advice: a kernel without huge pages says no, and nothing depends on it.
+        #[cfg(target_os = "linux")]
+        let _ = libc::madvise(at.cast(), len, libc::MADV_HUGEPAGE);
+        at
+    };
+    NonNull::new(at)
 }
 
 #[repr(align(4096))]
@@ -53,7 +95,11 @@ unsafe impl Sync for AlignedBuf {}
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if self.len != 0 {
+        if Self::is_map(self.len) {
+            // SAFETY: mapped in `new` with this very length, and unmapped only here; a part of a larger mapping may be
+            // unmapped by itself.
+            unsafe { libc::munmap(self.at.as_ptr().cast(), self.len) };
+        } else if self.len != 0 {
             // SAFETY: allocated in `new` with this very layout, and freed only here.
             unsafe { dealloc(self.at.as_ptr(), Self::layout(self.len)) }
         }
@@ -96,7 +142,7 @@ mod tests {
 
     #[test]
     fn aligned_zeroed_writable() {
-        for len in [0, 1, 511, 4096, 100_000] {
+        for len in [0, 1, 511, 4096, 100_000, HUGE - 4096, HUGE, HUGE + 1, 3 * HUGE] {
             let mut b = AlignedBuf::new(len);
             assert_eq!(b.as_ptr() as usize % AlignedBuf::ALIGN, 0);
             assert_eq!(b.len(), len);

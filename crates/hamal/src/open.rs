@@ -14,7 +14,7 @@ use hamal_checkpoint::{
 use hamal_disk::{DiskFile, DiskLock, OpenMode, OverlayDisk};
 use hamal_error::Poison;
 use hamal_log::{
-    Log, LogIdentity, LogReader, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments,
+    Log, LogIdentity, LogReader, Reading, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments,
 };
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{DbId, Lsn, PageId, RmId};
@@ -443,10 +443,6 @@ fn check_witness(data: &dyn DiskFile, control: &Control) -> Result<()> {
     ))
 }
 
-/// Bounds of the memory for log records in redo: as much as the cache, within these.
-const REDO_MEMORY_MIN: u64 = 128 << 20;
-const REDO_MEMORY_MAX: u64 = 512 << 20;
-
 /// Opens what is there and runs the restart.
 fn wire(
     options: &Builder,
@@ -465,8 +461,9 @@ fn wire(
     trace.emit(|| Event::PhaseBegin { phase: Phase::FindEnd, from: control.checkpoint_begin });
     let identity = LogIdentity { db: control.db, timeline: control.timeline };
     let log_options = settings.log.clone();
+    let reading = Reading { memory: settings.recovery_memory_bytes, ahead: settings.recovery_threads > 1 };
     let (end, mut reader) =
-        find_end_and_read(&disk, identity, control.checkpoint_begin, control.checkpoint_end)?;
+        find_end_and_read(&disk, identity, control.checkpoint_begin, control.checkpoint_end, reading)?;
     trace.emit(|| Event::LogEnd { end: end.end, verdict: verdict_name(&end.verdict) });
     // What follows the checkpoint was read from somewhere; make sure that it is on the device before anything relies on
     // it (T4). The checkpoint itself was durable before the control file named it.
@@ -475,7 +472,7 @@ fn wire(
         && !mutants::is(Mutant::SegmentsNotRewritten)
         && rewrite_segments(&disk, control.keep_from)? > 0
     {
-        reader = LogReader::open(&disk, identity, &end)?;
+        reader = LogReader::reading(&disk, identity, &end, reading)?;
     }
     let find_end_seconds = started.elapsed().as_secs_f64();
 
@@ -514,8 +511,8 @@ fn wire(
         reader,
         find_end_seconds,
         bypass,
-        redo_memory: (settings.page_size as u64 * settings.frames as u64)
-            .clamp(REDO_MEMORY_MIN, REDO_MEMORY_MAX),
+        redo_memory: settings.recovery_memory_bytes,
+        threads: settings.recovery_threads,
         checkpoints: options.restart_checkpoints,
         pause: options.pause.clone(),
         trace: trace.clone(),

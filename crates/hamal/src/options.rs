@@ -65,6 +65,8 @@ pub struct Builder {
     pub(crate) abort_oldest_writer: bool,
     pub(crate) direct_io: bool,
     pub(crate) check_apply: bool,
+    recovery_threads: Option<usize>,
+    recovery_memory_bytes: Option<u64>,
     pub(crate) database_id: Option<[u8; 16]>,
     tracer: Option<Arc<dyn Tracer>>,
     pub(crate) managers: Vec<Arc<dyn ResourceManager>>,
@@ -91,6 +93,8 @@ impl Default for Builder {
             abort_oldest_writer: false,
             direct_io: true,
             check_apply: false,
+            recovery_threads: None,
+            recovery_memory_bytes: None,
             database_id: None,
             tracer: None,
             managers: Vec::new(),
@@ -120,6 +124,8 @@ impl fmt::Debug for Builder {
             .field("abort_oldest_writer", &self.abort_oldest_writer)
             .field("direct_io", &self.direct_io)
             .field("check_apply", &self.check_apply)
+            .field("recovery_threads", &self.recovery_threads)
+            .field("recovery_memory_bytes", &self.recovery_memory_bytes)
             .field("tracer", &self.tracer.is_some())
             .field("managers", &managers)
             .field("progress", &self.progress.is_some())
@@ -203,6 +209,21 @@ impl Builder {
         restart_checkpoints(restart_checkpoints: bool)
     }
 
+    /// Threads that redo pages when a recovery has many of them, from 1 to 1024. Default: as many as there are processors. With 1
+    /// recovery starts no thread at all, reads nothing ahead, and takes the same steps in the same order each time.
+    #[must_use]
+    pub fn recovery_threads(mut self, threads: usize) -> Self {
+        self.recovery_threads = Some(threads);
+        self
+    }
+    /// Memory in bytes for the log in a recovery, beside the cache, from 64 KiB to 1 TiB. A log that fits is read once; with a
+    /// longer one redo takes as many pages together as have records that fit, and reads the log once more for each such batch. A
+    /// page whose own records do not fit is a batch of its own. Default: as much as the cache, within 128 MiB and 1 GiB.
+    #[must_use]
+    pub fn recovery_memory_bytes(mut self, bytes: u64) -> Self {
+        self.recovery_memory_bytes = Some(bytes);
+        self
+    }
     /// The identity of a new database, random by default: for tests that want the same bytes each time. Two databases that
     /// are ever in reach of each other must not share one.
     #[must_use]
@@ -363,6 +384,9 @@ impl Builder {
         let limit = self.log.limit_bytes;
         let limit_low = (8 * self.log.segment_bytes).max(4 * self.log.ring_bytes as u64).max(64 * page);
         let checkpoint_log_bytes = self.checkpoint_log_bytes.unwrap_or((64 << 20).min(limit / 4));
+        let recovery_threads = self.recovery_threads.unwrap_or_else(hamal_recovery::processors);
+        let cache = (self.cache_bytes as u64).clamp(RECOVERY_MEMORY_MIN, RECOVERY_MEMORY_MAX);
+        let recovery_memory_bytes = self.recovery_memory_bytes.unwrap_or(cache);
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         const DAY: u64 = 86_400_000;
         // The page size first: the other bounds are made of it.
@@ -377,6 +401,8 @@ impl Builder {
             Bounds("log_pad", self.log.pad as u64, 512, 4096, Form::PowerOfTwo),
             Bounds("flush_interval", millis(self.flush_interval), 0, 10_000, Form::Millis),
             Bounds("lock_timeout", millis(self.lock_timeout), 0, DAY, Form::Millis),
+            Bounds("recovery_memory_bytes", recovery_memory_bytes, 64 << 10, 1 << 40, Form::Any),
+            Bounds("recovery_threads", recovery_threads as u64, 1, 1024, Form::Any),
             Bounds("version_budget_bytes", self.version_budget_bytes as u64, 64 << 10, 1 << 40, Form::Any),
         ];
         for bounds in table {
@@ -400,6 +426,8 @@ impl Builder {
             frames: self.cache_bytes / page_size,
             log: LogOptions { max_record, ..self.log.clone() },
             checkpoint_log_bytes,
+            recovery_threads,
+            recovery_memory_bytes,
             image_share_bytes: limit / 4,
         })
     }
@@ -423,8 +451,14 @@ pub(crate) struct Settings {
     pub(crate) frames: usize,
     pub(crate) log: LogOptions,
     pub(crate) checkpoint_log_bytes: u64,
+    pub(crate) recovery_threads: usize,
+    pub(crate) recovery_memory_bytes: u64,
     pub(crate) image_share_bytes: u64,
 }
+
+/// Bounds of the default memory for the log in recovery.
+const RECOVERY_MEMORY_MIN: u64 = 128 << 20;
+const RECOVERY_MEMORY_MAX: u64 = 1 << 30;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {

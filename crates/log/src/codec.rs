@@ -20,7 +20,7 @@
 //! Positions are deltas from the record's own LSN, so a length is only known together with an LSN: `append`
 //! computes it for the tail it sees and reserves by compare-and-swap.
 use crate::format::Seeds;
-use crate::record::{Block, BlockRef, Record, RecordKind, RecordSpec, TxnRef, Whole};
+use crate::record::{Block, BlockRef, Record, RecordKind, RecordSpec, RecordView, TxnRef, Whole};
 use crate::varint;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, RmId, TxnId};
@@ -162,15 +162,28 @@ pub(crate) fn peek_len(front: &[u8]) -> Option<usize> {
 /// Decodes the record at `lsn`, given exactly its bytes. `None` if they are not a record of this log at this
 /// place.
 pub(crate) fn decode(bytes: Vec<u8>, lsn: u64, seeds: Seeds) -> Option<Record> {
+    let view = view(&bytes, lsn, Some(seeds))?;
+    let (kind, rm, txn, prev, end) = (view.kind, view.rm, view.txn, view.prev, view.end);
+    let mut walk = view.walk();
+    let blocks = (&mut walk).collect::<Option<Vec<_>>>()?;
+    let undo = walk.at..bytes.len();
+    Some(Record { lsn: Lsn(lsn), end, kind, rm, txn, prev, blocks, undo, bytes })
+}
+
+/// A look at the record at `lsn`, given exactly its bytes; its checksum is compared if `seeds` are given. `None` if they are
+/// not a record of this log at this place. The blocks are not looked at.
+pub(crate) fn view(bytes: &[u8], lsn: u64, seeds: Option<Seeds>) -> Option<RecordView<'_>> {
     let mut at = 0;
-    if varint::get(&bytes, &mut at)? != bytes.len() as u64 || bytes.len() < MIN_RECORD {
+    if varint::get(bytes, &mut at)? != bytes.len() as u64 || bytes.len() < MIN_RECORD {
         return None;
     }
     let crc_at = at;
-    let crc = take(&bytes, &mut at, 4)?;
-    let sound = checksum(&bytes, crc_at, lsn, seeds).to_le_bytes() == bytes[crc];
-    if !sound && !mutants::is(Mutant::TornTailAccepted) {
-        return None;
+    let crc = take(bytes, &mut at, 4)?;
+    if let Some(seeds) = seeds {
+        let sound = checksum(bytes, crc_at, lsn, seeds).to_le_bytes() == bytes[crc];
+        if !sound && !mutants::is(Mutant::TornTailAccepted) {
+            return None;
+        }
     }
     // The bytes are what was written. What follows cannot fail on them, but a forged record must not hurt
     // either.
@@ -179,42 +192,71 @@ pub(crate) fn decode(bytes: Vec<u8>, lsn: u64, seeds: Seeds) -> Option<Record> {
     let kind = RecordKind::from_number(flags & 0x1f)?;
     let rm = RmId(*bytes.get(at)?);
     at += 1;
-    let back = |delta: u64| lsn.checked_sub(delta).filter(|l| *l != 0 && delta != 0);
     let txn = match flags >> TXN_SHIFT & 3 {
         0 => TxnId::NONE,
         1 => TxnId(lsn),
-        2 => TxnId(back(varint::get(&bytes, &mut at)?)?),
+        2 => TxnId(back(lsn, varint::get(bytes, &mut at)?)?),
         _ => return None,
     };
-    let prev = if flags & HAS_PREV != 0 { Lsn(back(varint::get(&bytes, &mut at)?)?) } else { Lsn::NULL };
+    let prev = if flags & HAS_PREV != 0 { Lsn(back(lsn, varint::get(bytes, &mut at)?)?) } else { Lsn::NULL };
     let count = *bytes.get(at)?;
     at += 1;
-    let has_whole = count & HAS_WHOLE != 0;
-    let count = usize::from(count & !HAS_WHOLE);
-    let mut blocks = Vec::with_capacity(count);
-    let mut before = 0u64;
-    for _ in 0..count {
-        let page = before.wrapping_add(varint::unzigzag(varint::get(&bytes, &mut at)?) as u64);
-        let former = match varint::get(&bytes, &mut at)? {
+    let end = Lsn(lsn.checked_add(bytes.len() as u64)?);
+    Some(RecordView { lsn: Lsn(lsn), end, kind, rm, txn, prev, bytes, blocks: (at, count) })
+}
+
+fn back(lsn: u64, delta: u64) -> Option<u64> {
+    lsn.checked_sub(delta).filter(|l| *l != 0 && delta != 0)
+}
+
+/// A walk over the blocks of a record; `None` for one that is none, and then the end.
+pub(crate) struct Walk<'a> {
+    bytes: &'a [u8],
+    lsn: u64,
+    /// Where it stands: behind the last block, when it has ended.
+    pub(crate) at: usize,
+    left: u8,
+    has_whole: bool,
+    before: u64,
+}
+
+impl<'a> Walk<'a> {
+    /// Over the blocks that begin at `at`; `count` is their number as the record has it.
+    pub(crate) fn new(bytes: &'a [u8], lsn: u64, (at, count): (usize, u8)) -> Walk<'a> {
+        Walk { bytes, lsn, at, left: count & !HAS_WHOLE, has_whole: count & HAS_WHOLE != 0, before: 0 }
+    }
+    fn step(&mut self) -> Option<BlockRef> {
+        let (bytes, at) = (self.bytes, &mut self.at);
+        let page = self.before.wrapping_add(varint::unzigzag(varint::get(bytes, at)?) as u64);
+        let former = match varint::get(bytes, at)? {
             0 => Lsn::NULL,
-            delta => Lsn(back(delta)?),
+            delta => Lsn(back(self.lsn, delta)?),
         };
-        let op = *bytes.get(at)?;
-        at += 1;
-        let whole = if has_whole {
-            at += 1;
-            Whole::from_number(*bytes.get(at - 1)?)?
+        let op = *bytes.get(*at)?;
+        *at += 1;
+        let whole = if self.has_whole {
+            *at += 1;
+            Whole::from_number(*bytes.get(*at - 1)?)?
         } else {
             Whole::No
         };
-        let len = usize::try_from(varint::get(&bytes, &mut at)?).ok()?;
-        let payload = take(&bytes, &mut at, len)?;
-        blocks.push(BlockRef { page: PageId(page), former, op, whole, payload });
-        before = page;
+        let len = usize::try_from(varint::get(bytes, at)?).ok()?;
+        let payload = take(bytes, at, len)?;
+        self.before = page;
+        Some(BlockRef { page: PageId(page), former, op, whole, payload })
     }
-    let undo = at..bytes.len();
-    let end = Lsn(lsn.checked_add(bytes.len() as u64)?);
-    Some(Record { lsn: Lsn(lsn), end, kind, rm, txn, prev, blocks, undo, bytes })
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Option<BlockRef>;
+    fn next(&mut self) -> Option<Option<BlockRef>> {
+        self.left = self.left.checked_sub(1)?;
+        let block = self.step();
+        if block.is_none() {
+            self.left = 0;
+        }
+        Some(block)
+    }
 }
 
 fn take(bytes: &[u8], at: &mut usize, len: usize) -> Option<std::ops::Range<usize>> {

@@ -5,15 +5,18 @@
 //! group that was being written, never acknowledged, or damage to what was acknowledged. A seal that is valid
 //! in itself and whose group starts beyond the invalid group tells the two apart (invariants LOG-1, LOG-2,
 //! LOG-3).
-use crate::files::{Files, Found};
+use crate::files::{Files, Found, Place};
 use crate::format::{SEAL_LEN, SECTOR, Seal, Seeds};
-use crate::reader::{CACHE, CHUNK, READ_MODE};
-use crate::{LogIdentity, LogOptions, LogReader, segment};
+use crate::reader::{CHUNK, READ_MODE};
+use crate::{LogIdentity, LogOptions, LogReader, Reading, segment};
 use hamal_disk::Disk;
 use hamal_error::{Error, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
 use std::sync::Arc;
+
+/// Bytes beyond the end that stay in memory until the verdict is found.
+const MAX_GLANCE: u64 = 1 << 20;
 
 /// What the end of the log looks like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,12 +61,13 @@ pub fn find_end(
     from: Lsn,
     proven: Lsn,
 ) -> Result<LogEnd> {
-    let mut files = open_files(disk, identity, from, 4 * CHUNK)?;
+    let segments = segment::open_chain(&**disk, identity, from.0, READ_MODE)?;
+    let mut files = Files::new(segments, Seeds::new(identity), CHUNK, 4 * CHUNK);
     find(&mut files, Seeds::new(identity), from, proven)
 }
 
 /// [`find_end`], and a reader of everything below the end. What was read to find the end is not read again, as
-/// far as the reader's cache holds it.
+/// far as it fits the memory that `reading` grants.
 ///
 /// # Errors
 /// As [`find_end`].
@@ -72,16 +76,17 @@ pub fn find_end_and_read(
     identity: LogIdentity,
     from: Lsn,
     proven: Lsn,
+    reading: Reading,
 ) -> Result<(LogEnd, LogReader)> {
-    let mut files = open_files(disk, identity, from, CACHE)?;
-    let end = find(&mut files, Seeds::new(identity), from, proven)?;
-    let reader = LogReader::over(files, end.end);
-    Ok((end, reader))
-}
-
-fn open_files(disk: &Arc<dyn Disk>, identity: LogIdentity, from: Lsn, cache: usize) -> Result<Files> {
     let segments = segment::open_chain(&**disk, identity, from.0, READ_MODE)?;
-    Ok(Files::new(segments, Seeds::new(identity), CHUNK, cache))
+    let (mut files, ahead) = reading.files(segments, Seeds::new(identity));
+    if ahead {
+        files.read_ahead(from.0);
+    }
+    let end = find(&mut files, Seeds::new(identity), from, proven)?;
+    files.stop_ahead();
+    let reader = LogReader::over(files, end.end, ahead);
+    Ok((end, reader))
 }
 
 fn find(files: &mut Files, seeds: Seeds, from: Lsn, proven: Lsn) -> Result<LogEnd> {
@@ -135,13 +140,23 @@ fn seal_before(files: &mut Files, from: u64) -> Result<Option<u32>> {
 /// The seal of the group at `start`, if that group is valid: records up to its seal, the seal in its place,
 /// naming this start and the seal before, and the checksum over everything. If the seal before is not known,
 /// `start` may lie inside the group, and its records and the seal's own checksum have to do.
+///
+/// With the seal before known the records are passed over by their lengths, and the group's checksum, which covers all of them, says
+/// whether these were lengths of records.
 fn group(files: &mut Files, start: u64, before: Option<u32>) -> Result<Option<Seal>> {
     let mut at = start;
     let seal = loop {
-        match files.at(at, u64::MAX)? {
-            Found::Record(r) => at = r.end.0,
-            Found::Seal(s) => break s,
-            Found::Nothing => return Ok(None),
+        match files.place(at, u64::MAX)? {
+            Place::Record(len) => {
+                let whole = before.is_some()
+                    || files.prepare(at, len, u64::MAX)? && files.prepared(at, len).is_some();
+                if !whole {
+                    return Ok(None);
+                }
+                at += len as u64;
+            }
+            Place::Seal(s) => break s,
+            Place::Nothing => return Ok(None),
         }
     };
     let fits = match before {
@@ -151,6 +166,7 @@ fn group(files: &mut Files, start: u64, before: Option<u32>) -> Result<Option<Se
     if !fits {
         return Ok(None);
     }
+    // What lies below the oldest segment cannot be read; `before` is not known then.
     if seal.start >= files.oldest()
         && !mutants::is(Mutant::GroupCrcIgnored)
         && !mutants::is(Mutant::TornTailAccepted)
@@ -192,6 +208,10 @@ fn later_seals(files: &mut Files, seeds: Seeds, x: u64) -> Result<u64> {
         if let Some((lsn, start)) = proof {
             let m = format!("the log is damaged here: the seal at {lsn} proves it was durable up to {start}");
             return Err(files.corrupt(x, m));
+        }
+        // Nothing beyond the end is looked at again, but a record that begins at it: the memory is for the log.
+        if at > x + MAX_GLANCE {
+            files.forget(at - 1);
         }
     }
     let mut at = x;

@@ -1,11 +1,13 @@
 //! Reading LSN space from the segment files, through a small cache of chunks.
 //!
-//! Redo reads record by record in page order, so reads jump about: chunks are kept by least recent use within
-//! a budget of bytes.
+//! Undo and rollback jump about: chunks are kept by least recent use within a budget of bytes. Recovery gives a budget
+//! that holds the whole stretch which it will need, so that it is read once.
+use crate::ahead::{ReadAhead, pieces};
 use crate::codec;
 use crate::format::{SEAL_LEN, SECTOR, Seal, Seeds};
+use crate::memory::{LogMemory, Part};
 use crate::segment::Segment;
-use crate::{Record, format};
+use crate::{Record, RecordView, format};
 use hamal_disk::{AlignedBuf, read_exact_at};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_page::Lsn;
@@ -22,11 +24,22 @@ pub(crate) enum Found {
     Nothing,
 }
 
+/// The same, before the bytes of a record are looked at.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// What may be a record of so many bytes: its checksum is still to be compared.
+    Record(usize),
+    /// Padding and then a seal, valid in itself.
+    Seal(Seal),
+    /// Neither.
+    Nothing,
+}
+
 #[derive(Debug)]
 struct Chunk {
     /// LSN of its first byte.
     start: u64,
-    bytes: AlignedBuf,
+    bytes: Arc<AlignedBuf>,
     /// How many bytes of it count.
     valid: usize,
     used: u64,
@@ -44,6 +57,9 @@ pub(crate) struct Files {
     chunk_bytes: u64,
     kept: usize,
     clock: u64,
+    ahead: Option<ReadAhead>,
+    /// A record that lies in more than one chunk.
+    scratch: Vec<u8>,
 }
 
 impl Files {
@@ -58,7 +74,51 @@ impl Files {
             chunk_bytes: chunk_bytes as u64,
             kept: (cache / chunk_bytes).max(2),
             clock: 0,
+            ahead: None,
+            scratch: Vec::new(),
         }
+    }
+
+    /// Has a thread read what lies from `lsn` on, for somebody who is about to go through it.
+    pub(crate) fn read_ahead(&mut self, lsn: u64) {
+        self.ahead = None;
+        self.ahead = ReadAhead::start(&self.segments, lsn, self.chunk_bytes);
+    }
+    /// Stops that.
+    pub(crate) fn stop_ahead(&mut self) {
+        self.ahead = None;
+    }
+    /// Keeps no more than about `bytes` from now on.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        self.kept = (bytes / self.chunk_bytes as usize).max(2);
+        self.chunks.sort_unstable_by_key(|c| std::cmp::Reverse(c.used));
+        self.chunks.truncate(self.kept);
+    }
+    /// Forgets the chunk that holds `lsn`.
+    pub(crate) fn forget(&mut self, lsn: u64) {
+        self.chunks.retain(|c| lsn < c.start || lsn - c.start >= c.bytes.len() as u64);
+    }
+    /// Everything in `[from, end)`, if all of it is in memory.
+    pub(crate) fn memory(&self, from: u64, end: u64) -> Option<LogMemory> {
+        let mut have: Vec<&Chunk> = self.chunks.iter().collect();
+        have.sort_unstable_by_key(|c| c.start);
+        let mut parts: Vec<Part> = Vec::new();
+        for (segment, start, len) in pieces(&self.segments, from, self.chunk_bytes) {
+            if start >= end {
+                break;
+            }
+            let i = have.binary_search_by_key(&start, |c| c.start).ok()?;
+            let chunk = Some(have[i]).filter(|c| c.valid >= len.min((end - start) as usize))?;
+            let to = start + len as u64;
+            match parts.last_mut().filter(|p| p.end == start && start != segment.first) {
+                Some(part) => {
+                    part.end = to;
+                    part.chunks.push(chunk.bytes.clone());
+                }
+                None => parts.push(Part { first: start, end: to, chunks: vec![chunk.bytes.clone()] }),
+            }
+        }
+        Some(LogMemory::new(parts, self.chunk_bytes))
     }
 
     /// The first LSN that a segment holds.
@@ -126,7 +186,7 @@ impl Files {
             return Ok(i);
         }
         let len = self.chunk_bytes.min(segment.end() - start) as usize;
-        let buffer = match cached {
+        let old = match cached {
             Some(i) => Some(self.chunks.swap_remove(i).bytes),
             None if self.chunks.len() >= self.kept => {
                 let oldest = self.chunks.iter().enumerate().min_by_key(|(_, c)| c.used).map(|(i, _)| i);
@@ -134,12 +194,18 @@ impl Files {
             }
             None => None,
         };
-        // A small segment needs no more than itself.
-        let size = self.chunk_bytes.min(segment.capacity) as usize;
-        let buffer = buffer.filter(|b| b.len() >= size);
-        let mut bytes = buffer.unwrap_or_else(|| AlignedBuf::new(size));
         let offset = segment.offset(start);
-        read_exact_at(&*segment.file, offset, &mut bytes[..len]).map_err(|e| {
+        let read = match self.ahead.as_mut().and_then(|a| a.take(start, len)) {
+            Some(read) => read.map(Arc::new),
+            None => {
+                // A small segment needs no more than itself.
+                let size = self.chunk_bytes.min(segment.capacity) as usize;
+                let old = old.and_then(Arc::into_inner).filter(|b| b.len() >= size);
+                let mut bytes = old.unwrap_or_else(|| AlignedBuf::new(size));
+                read_exact_at(&*segment.file, offset, &mut bytes[..len]).map(|()| Arc::new(bytes))
+            }
+        };
+        let bytes = read.map_err(|e| {
             let lsn = Lsn(start);
             match e.kind() {
                 std::io::ErrorKind::UnexpectedEof => {
@@ -171,35 +237,67 @@ impl Files {
     }
 
     /// What lies at `lsn`, where a record or the padding before a seal should begin.
+    pub(crate) fn at(&mut self, lsn: u64, limit: u64) -> Result<Found> {
+        let len = match self.place(lsn, limit)? {
+            Place::Record(len) => len,
+            Place::Seal(seal) => return Ok(Found::Seal(seal)),
+            Place::Nothing => return Ok(Found::Nothing),
+        };
+        let mut bytes = vec![0; len];
+        if !self.read(lsn, &mut bytes, limit)? {
+            return Ok(Found::Nothing);
+        }
+        Ok(codec::decode(bytes, lsn, self.seeds).map_or(Found::Nothing, Found::Record))
+    }
+
+    /// Makes sure that `len` bytes at `lsn` lie in one piece of memory, for [`Files::prepared`]; `false` if LSN space ends
+    /// before.
+    pub(crate) fn prepare(&mut self, lsn: u64, len: usize, limit: u64) -> Result<bool> {
+        let Some(piece) = self.piece(lsn, len, limit)? else { return Ok(false) };
+        if piece.len() == len {
+            return Ok(true);
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.resize(len, 0);
+        let whole = self.read(lsn, &mut scratch, limit);
+        self.scratch = scratch;
+        whole
+    }
+
+    /// The record in the bytes that [`Files::prepare`] was called for just now; `None` if they are none.
+    pub(crate) fn prepared(&self, lsn: u64, len: usize) -> Option<RecordView<'_>> {
+        let chunk = &self.chunks[self.last];
+        let at = lsn.checked_sub(chunk.start).map(|at| at as usize);
+        let in_one = at.and_then(|at| chunk.bytes.get(at..at + len)).filter(|_| at < Some(chunk.valid));
+        codec::view(in_one.unwrap_or(&self.scratch), lsn, Some(self.seeds))
+    }
+
+    /// What seems to lie at `lsn`, where a record or the padding before a seal should begin.
     ///
     /// Where the first byte is zero the seal lies at one of the next few places where a seal can be: at the
     /// very next one with the finest `pad`, at a later one with a coarser `pad` (which need not be known).
-    pub(crate) fn at(&mut self, lsn: u64, limit: u64) -> Result<Found> {
+    pub(crate) fn place(&mut self, lsn: u64, limit: u64) -> Result<Place> {
         // A record is at least 8 bytes long, so 4 bytes are there; they hold any length that is allowed.
         let mut front = [0; 4];
         if !self.read(lsn, &mut front, limit)? {
-            return Ok(Found::Nothing);
+            return Ok(Place::Nothing);
         }
         if front[0] == 0 {
             let mut place = format::seal_at(lsn, SECTOR);
             while place < lsn + format::MAX_PAD {
                 // Of this group: if its own seal is damaged, that of the next would hide a whole group (LOG-3).
                 if let Some(seal) = self.seal(place, limit)? {
-                    return Ok(if seal.start <= lsn { Found::Seal(seal) } else { Found::Nothing });
+                    return Ok(if seal.start <= lsn { Place::Seal(seal) } else { Place::Nothing });
                 }
                 place += SECTOR;
             }
-            return Ok(Found::Nothing);
+            return Ok(Place::Nothing);
         }
-        let Some(len) = codec::peek_len(&front) else { return Ok(Found::Nothing) };
+        let Some(len) = codec::peek_len(&front) else { return Ok(Place::Nothing) };
         if lsn.checked_add(len as u64).is_none_or(|e| e > self.end()) {
-            return Ok(Found::Nothing);
+            return Ok(Place::Nothing);
         }
-        let mut bytes = vec![0; len];
-        if !self.read(lsn, &mut bytes, limit)? {
-            return Ok(Found::Nothing);
-        }
-        Ok(codec::decode(bytes, lsn, self.seeds).map_or(Found::Nothing, Found::Record))
+        Ok(Place::Record(len))
     }
 
     /// The checksum of `[start, to)` as a seal carries it; `None` if LSN space ends before.

@@ -8,12 +8,14 @@
 //! `files`). Formats: `docs/formats/log.md`; the invariants LOG-1 to LOG-9: `docs/invariants/log.md`.
 #![deny(missing_docs)]
 
+mod ahead;
 mod codec;
 mod commit;
 mod end;
 mod files;
 mod format;
 mod log;
+mod memory;
 mod options;
 mod reader;
 mod record;
@@ -28,9 +30,10 @@ mod varint;
 
 pub use end::{LogEnd, Verdict, find_end, find_end_and_read};
 pub use log::{Appended, Log, LogStats};
+pub use memory::LogMemory;
 pub use options::{LogIdentity, LogOptions, SyncMethod};
-pub use reader::LogReader;
-pub use record::{Block, BlockRef, Record, RecordKind, RecordSpec, TxnRef, Whole};
+pub use reader::{LogReader, Reading};
+pub use record::{Block, BlockRef, BlockView, Record, RecordKind, RecordSpec, RecordView, TxnRef, Whole};
 pub use segment::rewrite_segments;
 pub use space::Credit;
 pub use ticket::Ticket;

@@ -1,4 +1,5 @@
 //! Records: what is appended ([`RecordSpec`]) and what is read back ([`Record`]).
+use crate::codec::Walk;
 use hamal_page::{Lsn, PageId, RmId, TxnId};
 
 /// The kind of a record. The numbers are on disk: append only.
@@ -146,6 +147,76 @@ impl Record {
     /// Never: a record has bytes.
     pub fn is_empty(&self) -> bool {
         false
+    }
+}
+
+/// A record where it lies in memory: nothing of it is copied. Its blocks are parsed as they are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordView<'a> {
+    /// Where it starts.
+    pub lsn: Lsn,
+    /// Where it ends (the commit timestamp of a commit record).
+    pub end: Lsn,
+    /// Kind.
+    pub kind: RecordKind,
+    /// Resource manager.
+    pub rm: RmId,
+    /// Transaction, or none.
+    pub txn: TxnId,
+    /// prevLSN, or undoNextLSN in a CLR.
+    pub prev: Lsn,
+    pub(crate) bytes: &'a [u8],
+    /// Where the blocks begin, and their number as the record has it.
+    pub(crate) blocks: (usize, u8),
+}
+
+/// A block of a [`RecordView`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockView<'a> {
+    /// The page.
+    pub page: PageId,
+    /// The page's pageLSN before this record.
+    pub former: Lsn,
+    /// Operation code.
+    pub op: u8,
+    /// Whether the block gives the whole page.
+    pub whole: Whole,
+    /// Payload of the operation.
+    pub payload: &'a [u8],
+}
+
+impl<'a> RecordView<'a> {
+    /// The record at `lsn` whose [bytes](RecordView::bytes) these are; its checksum is not compared.
+    pub fn parse(bytes: &'a [u8], lsn: Lsn) -> Option<RecordView<'a>> {
+        crate::codec::view(bytes, lsn.0, None)
+    }
+    pub(crate) fn walk(&self) -> Walk<'a> {
+        Walk::new(self.bytes, self.lsn.0, self.blocks)
+    }
+    /// Its blocks. `None` stands for one that cannot be parsed (only a forged record has one), and ends them.
+    pub fn blocks(&self) -> impl Iterator<Item = Option<BlockView<'a>>> + use<'a> {
+        let bytes = self.bytes;
+        self.walk().map(move |b| {
+            let BlockRef { page, former, op, whole, payload } = b?;
+            Some(BlockView { page, former, op, whole, payload: &bytes[payload] })
+        })
+    }
+    /// The undo bytes, or the data of a record without pages; `None` if a block cannot be parsed.
+    pub fn undo(&self) -> Option<&'a [u8]> {
+        let mut walk = self.walk();
+        (&mut walk).all(|b| b.is_some()).then(|| &self.bytes[walk.at..])
+    }
+    /// Bytes of the record in the log.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+    /// Never: a record has bytes.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+    /// Its bytes, as they lie in the log.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 }
 

@@ -7,14 +7,15 @@
 
 use crate::ProgressFn;
 use crate::restart::step;
+use crate::table::IdMap;
 use hamal_checkpoint::{CheckpointData, CheckpointEnd, Chunk, Control};
 use hamal_error::{Error, ErrorKind, Result};
-use hamal_log::{BlockRef, LogReader, Record, RecordKind, Whole};
+use hamal_log::{BlockView, LogReader, RecordKind, RecordView, Whole};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TxnId};
 use hamal_trace::{Event, Phase, SkipReason, Trace};
 use hamal_txn::AttEntry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 /// What redo has to do for one page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,13 +61,13 @@ impl Analysis {
 /// The active transaction table while it is rebuilt.
 #[derive(Default)]
 struct TransactionTable {
-    live: HashMap<TxnId, AttEntry>,
+    live: IdMap<TxnId, AttEntry>,
     /// Ended after B: an entry of the checkpoint's table does not revive them.
     ended: HashSet<TxnId>,
 }
 
 impl TransactionTable {
-    fn see(&mut self, r: &Record, trace: &Trace) {
+    fn see(&mut self, r: &RecordView<'_>, trace: &Trace) {
         let end = |t: &mut Self, why| {
             t.live.remove(&r.txn);
             t.ended.insert(r.txn);
@@ -123,103 +124,167 @@ pub fn analyse(
     progress: &mut ProgressFn<'_>,
 ) -> Result<Analysis> {
     let (from, begin) = (control.redo, control.checkpoint_begin);
-    let mut a = Analysis::default();
-    let mut table = TransactionTable::default();
-    let mut tables = CheckpointData::default();
-    let mut complete = None;
+    reader.go_through(from);
+    let mut pass = Pass { from, begin, ..Pass::new(trace) };
     let mut at = if mutants::is(Mutant::RedoFromBegin) { begin } else { from };
     let mut next_report = from.0;
     while at < end {
-        let Some(r) = reader.read(at)? else { break };
-        at = r.end;
-        if mutants::is(Mutant::LogEndCutShort)
-            && complete.is_some()
-            && reader.read(at)?.is_none_or(|r| r.lsn >= end)
-        {
+        if mutants::is(Mutant::LogEndCutShort) && pass.complete.is_some() && is_last(reader, at, end)? {
             break;
         }
-        a.records += 1;
+        let Some(r) = reader.view(at)? else { break };
+        at = r.end;
         if r.lsn.0 >= next_report {
             step(progress, Phase::Analysis, r.lsn.0 - from.0, end.0 - from.0)?;
             next_report = r.lsn.0 + (4 << 20);
         }
-        if trace.is_on() {
-            trace_record(&r, trace);
-        }
+        pass.see(&r)?;
+    }
+    pass.finish()
+}
 
-        for b in &r.blocks {
-            let unseen = r.lsn < begin && b.whole == Whole::Image && mutants::is(Mutant::ImagesFromBegin)
-                || b.whole == Whole::Free && mutants::is(Mutant::FreedPageRedone);
+/// Whether no record follows the one at `at`.
+fn is_last(reader: &mut LogReader, at: Lsn, end: Lsn) -> Result<bool> {
+    let Some(r) = reader.read(at)? else { return Ok(false) };
+    Ok(reader.read(r.end)?.is_none_or(|next| next.lsn >= end))
+}
+
+/// The pass forward: what is known so far.
+struct Pass<'a> {
+    from: Lsn,
+    begin: Lsn,
+    trace: &'a Trace,
+    pages: IdMap<PageId, PageRedo>,
+    table: TransactionTable,
+    /// The checkpoint's tables, as far as they were read.
+    tables: CheckpointData,
+    /// Where the checkpoint's end record is.
+    complete: Option<Lsn>,
+    records: u64,
+    needs_checkpoint: bool,
+}
+
+impl<'a> Pass<'a> {
+    fn new(trace: &'a Trace) -> Self {
+        Pass {
+            from: Lsn::NULL,
+            begin: Lsn::NULL,
+            trace,
+            pages: IdMap::default(),
+            table: TransactionTable::default(),
+            tables: CheckpointData::default(),
+            complete: None,
+            records: 0,
+            needs_checkpoint: false,
+        }
+    }
+
+    fn see(&mut self, r: &RecordView<'_>) -> Result<()> {
+        self.records += 1;
+        if self.trace.is_on() {
+            trace_record(r, self.trace);
+        }
+        for b in r.blocks() {
+            let b = b.ok_or_else(|| forged(r.lsn))?;
+            let unseen =
+                r.lsn < self.begin && b.whole == Whole::Image && mutants::is(Mutant::ImagesFromBegin)
+                    || b.whole == Whole::Free && mutants::is(Mutant::FreedPageRedone);
             if !unseen {
-                note_block(a.pages.entry(b.page).or_default(), &r, b, begin, trace);
+                note_block(self.pages.entry(b.page).or_default(), r, &b, self.begin, self.trace);
             }
         }
-        if r.lsn < begin {
-            continue;
+        if r.lsn < self.begin {
+            return Ok(());
         }
         match r.kind {
             RecordKind::CheckpointBegin => {}
-            RecordKind::CheckpointChunk => match Chunk::decode(r.undo()).map_err(|e| e.with_lsn(r.lsn))? {
-                (of, Chunk::Dpt(d)) if of == begin => tables.dpt.extend(d),
-                (of, Chunk::Att(t)) if of == begin => tables.att.extend(t),
-                _ => {} // of a later checkpoint that is not complete as far as the control file knows
-            },
-            RecordKind::CheckpointEnd => {
-                let e = CheckpointEnd::decode(r.undo()).map_err(|e| e.with_lsn(r.lsn))?;
-                if e.begin == begin {
-                    if (tables.dpt.len() as u64, tables.att.len() as u64) != (e.dpt, e.att) || e.redo != from
-                    {
-                        return Err(incomplete(r.lsn));
-                    }
-                    complete = Some(r.lsn);
-                    // Merged now, not at B: whatever was seen since B is newer.
-                    for entry in std::mem::take(&mut tables.att) {
-                        table.merge(entry, trace);
-                    }
-                    for (page, rec) in std::mem::take(&mut tables.dpt) {
-                        let p = a.pages.entry(page).or_default();
-                        let lowered = !p.rec.is_null();
-                        if !lowered || rec < p.rec && !mutants::is(Mutant::DptEntryIgnored) {
-                            p.rec = rec;
-                            trace.emit(|| Event::DptAdd { page, rec_lsn: rec, lowered });
-                        }
-                    }
-                }
-            }
-            _ => a.needs_checkpoint = true,
+            RecordKind::CheckpointChunk => self.chunk(r)?,
+            RecordKind::CheckpointEnd => self.checkpoint_end(r)?,
+            _ => self.needs_checkpoint = true,
         }
         if !r.txn.is_none() {
-            table.see(&r, trace);
+            self.table.see(r, self.trace);
         }
+        Ok(())
     }
-    if complete.is_none() {
-        return Err(incomplete(begin));
+
+    /// A piece of a checkpoint's tables.
+    fn chunk(&mut self, r: &RecordView<'_>) -> Result<()> {
+        let data = r.undo().ok_or_else(|| forged(r.lsn))?;
+        match Chunk::decode(data).map_err(|e| e.with_lsn(r.lsn))? {
+            (of, Chunk::Dpt(d)) if of == self.begin => self.tables.dpt.extend(d),
+            (of, Chunk::Att(t)) if of == self.begin => self.tables.att.extend(t),
+            _ => {} // of a later checkpoint that is not complete as far as the control file knows
+        }
+        Ok(())
     }
-    if mutants::is(Mutant::YoungLoserForgotten) {
-        table.live.retain(|id, _| id.0 < begin.0);
+
+    /// The end of the checkpoint: its tables are merged now, not at B: whatever was seen since B is newer.
+    fn checkpoint_end(&mut self, r: &RecordView<'_>) -> Result<()> {
+        let data = r.undo().ok_or_else(|| forged(r.lsn))?;
+        let e = CheckpointEnd::decode(data).map_err(|e| e.with_lsn(r.lsn))?;
+        if e.begin != self.begin {
+            return Ok(());
+        }
+        let read = (self.tables.dpt.len() as u64, self.tables.att.len() as u64);
+        if read != (e.dpt, e.att) || e.redo != self.from {
+            return Err(incomplete(r.lsn));
+        }
+        self.complete = Some(r.lsn);
+        for entry in std::mem::take(&mut self.tables.att) {
+            self.table.merge(entry, self.trace);
+        }
+        for (page, rec) in std::mem::take(&mut self.tables.dpt) {
+            let p = self.pages.entry(page).or_default();
+            let lowered = !p.rec.is_null();
+            if !lowered || rec < p.rec && !mutants::is(Mutant::DptEntryIgnored) {
+                p.rec = rec;
+                self.trace.emit(|| Event::DptAdd { page, rec_lsn: rec, lowered });
+            }
+        }
+        Ok(())
     }
-    a.losers = table.live.into_values().collect();
-    a.losers.sort_by_key(|e| e.txn);
-    let losers: Vec<TxnId> = a.losers.iter().map(|e| e.txn).collect();
-    let recs = || a.pages.values().map(|p| p.rec).filter(|rec| !rec.is_null());
-    trace.emit(|| Event::AnalysisEnd {
-        losers: &losers,
-        dirty: recs().count(),
-        redo: from,
-        smallest: recs().min().unwrap_or_default(),
-    });
-    Ok(a)
+
+    fn finish(mut self) -> Result<Analysis> {
+        if self.complete.is_none() {
+            return Err(incomplete(self.begin));
+        }
+        if mutants::is(Mutant::YoungLoserForgotten) {
+            self.table.live.retain(|id, _| id.0 < self.begin.0);
+        }
+        let mut losers: Vec<AttEntry> = self.table.live.into_values().collect();
+        losers.sort_by_key(|e| e.txn);
+        let pages = self.pages.into_iter().collect();
+        let (records, needs_checkpoint) = (self.records, self.needs_checkpoint);
+        let a = Analysis { pages, losers, records, needs_checkpoint };
+        let losers: Vec<TxnId> = a.losers.iter().map(|e| e.txn).collect();
+        let (trace, redo) = (self.trace, self.from);
+        let recs = || a.pages.values().map(|p| p.rec).filter(|rec| !rec.is_null());
+        trace.emit(|| Event::AnalysisEnd {
+            losers: &losers,
+            dirty: recs().count(),
+            redo,
+            smallest: recs().min().unwrap_or_default(),
+        });
+        Ok(a)
+    }
+}
+
+fn forged(lsn: Lsn) -> Error {
+    Error::new(ErrorKind::LogCorrupt, "a record with a good checksum cannot be parsed")
+        .with_file("wal")
+        .with_lsn(lsn)
 }
 
 #[cold]
-fn trace_record(r: &Record, trace: &Trace) {
-    let pages: Vec<PageId> = r.blocks.iter().map(|b| b.page).collect();
+fn trace_record(r: &RecordView<'_>, trace: &Trace) {
+    let pages: Vec<PageId> = r.blocks().flatten().map(|b| b.page).collect();
     let (lsn, end, kind, txn, prev) = (r.lsn, r.end, r.kind.name(), r.txn, r.prev);
     trace.emit(|| Event::AnalysisRecord { lsn, end, kind, txn, prev, pages: &pages });
 }
 
 /// Notes that a record names a page.
-fn note_block(p: &mut PageRedo, r: &Record, b: &BlockRef, begin: Lsn, trace: &Trace) {
+fn note_block(p: &mut PageRedo, r: &RecordView<'_>, b: &BlockView<'_>, begin: Lsn, trace: &Trace) {
     let (page, whole) = (b.page, b.whole);
     if whole != Whole::No {
         // Whole-page records supersede what came before, wherever recLSN points (T42).

@@ -15,13 +15,17 @@
 #![deny(missing_docs)]
 
 mod analysis;
+mod records;
 mod redo;
 mod report;
 mod restart;
+mod table;
 mod undo;
+mod workers;
 
 pub use analysis::{Analysis, PageRedo, analyse};
 pub use redo::redo;
 pub use report::{Progress, ProgressFn, RecoveryReport, Skipped};
 pub use restart::{Pause, RestartContext, restart};
 pub use undo::undo;
+pub use workers::processors;

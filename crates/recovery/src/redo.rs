@@ -2,8 +2,8 @@
 //!
 //! Each page is redone with its whole list of records at once (REC-2): it may be imaged or written by the pool only when
 //! all of them are applied, so a crash in redo never leaves an image that hides a record (T2). Which page comes first
-//! does not matter: every record is redone on each of its pages separately. Ascending order reads the data file
-//! forward.
+//! does not matter: every record is redone on each of its pages separately (REC-3). So threads share the pages out among
+//! themselves (`workers.rs`), in ascending order, which reads the data file forward.
 //!
 //! The test of the paper, in the order in which it is cheap:
 //! 1. the page is not in the dirty page table: skip, the page is not read;
@@ -12,15 +12,19 @@
 //! 4. pageLSN >= LSN: skip;
 //! 5. apply.
 
+use crate::records::Records;
 use crate::restart::step;
-use crate::{Analysis, PageRedo, ProgressFn, RecoveryReport, RestartContext};
-use hamal_buffer::RedoPage;
+use crate::workers::Crew;
+use crate::{Analysis, PageRedo, ProgressFn, RecoveryReport, RestartContext, Skipped};
+use hamal_buffer::{Pool, RedoPage};
 use hamal_error::{Error, ErrorKind, Result};
-use hamal_log::{BlockRef, LogReader, Record, Whole};
+use hamal_log::{BlockView, LogReader, RecordView, Whole};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, header};
-use hamal_trace::{Event, Phase, SkipReason};
-use std::collections::HashMap;
+use hamal_trace::{Event, Phase, SkipReason, Trace};
+
+/// A page and what redo has to do for it.
+pub(crate) type Todo<'a> = (PageId, &'a PageRedo);
 
 /// Redoes every page of the analysis.
 ///
@@ -34,219 +38,258 @@ pub fn redo(
     progress: &mut ProgressFn<'_>,
 ) -> Result<()> {
     let pool = ctx.txns.pool().clone();
-    let total = analysis.pages.len() as u64;
     pool.begin_redo(ctx.control.redo);
     if let Some((&last, _)) = analysis.pages.last_key_value() {
         pool.grow_to(last.0.saturating_add(1))?;
     }
     prove_log_not_behind(ctx, analysis)?;
-    let mut done = 0;
-    let mut pages = analysis.pages.iter().peekable();
-    while pages.peek().is_some() {
-        // A batch: pages whose records fit. One page alone may be larger than the memory; it is a batch of its own.
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        while let Some(&(&page, todo)) = pages.peek() {
-            let more = if reads_records(ctx, todo) {
-                todo.bytes + RECORD_MEMORY * todo.records.len() as u64
-            } else {
-                0
-            };
-            if bytes + more > ctx.redo_memory && !batch.is_empty() {
-                break;
-            }
-            bytes += more;
-            batch.push((page, todo));
-            pages.next();
-        }
-        let records = collect(ctx, &batch)?;
-        for (page, todo) in batch {
-            if ctx.every(done, 256) {
-                step(progress, Phase::Redo, done, total)?;
-            }
-            done += 1;
-            redo_one(ctx, report, &records, page, todo)?;
-        }
-    }
+    let rules = Rules { pool: &pool, trace: &ctx.trace, end: ctx.end.end, bypass: ctx.bypass };
+    let todo: Vec<Todo<'_>> = analysis.pages.iter().map(|(page, todo)| (*page, todo)).collect();
+    let report_every = if ctx.every(1, REPORT) { 1 } else { REPORT };
+    let mut crew = Crew::new(rules, ctx.redo_threads(), report_every as usize, todo.len());
+    let log_bytes = ctx.end.end.0.saturating_sub(ctx.control.redo.0);
+    let memory = Some(&ctx.reader).filter(|_| log_bytes <= ctx.redo_memory);
+    let done = match memory.and_then(|reader| reader.memory(ctx.control.redo)) {
+        Some(memory) => crew.redo(&todo, &Records::Memory(memory), progress),
+        None => in_batches(&mut ctx.reader, ctx.redo_memory, &mut crew, &todo, progress),
+    };
+    let tally = crew.tally();
+    report.redo_threads = crew.threads();
+    report.redo_batches = crew.batches();
+    report.redone = tally.redone;
+    report.skipped = tally.skipped;
+    report.pages_read = tally.pages_read;
+    report.pages_rebuilt = tally.pages_rebuilt;
+    done?;
+    ctx.reader.jump_about();
     pool.end_redo()?;
-    step(progress, Phase::Redo, total, total)
+    step(progress, Phase::Redo, todo.len() as u64, todo.len() as u64)
 }
+
+/// Pages between two calls of the progress function, about.
+const REPORT: u64 = 256;
 
 /// Memory that a record takes beside its bytes, about.
-const RECORD_MEMORY: u64 = 192;
+const RECORD_MEMORY: u64 = 64;
 
-/// The records of a batch of pages, by LSN.
-type Records = HashMap<Lsn, Record>;
-
-/// Whether redo of the page looks at any record.
-fn reads_records(ctx: &RestartContext<'_>, todo: &PageRedo) -> bool {
-    !(todo.rec.is_null() && ctx.bypass || matches!(todo.whole, Some((_, Whole::Free))))
-}
-
-/// One pass over the log: the records that the batch needs.
-fn collect(ctx: &mut RestartContext<'_>, batch: &[(PageId, &PageRedo)]) -> Result<Records> {
-    let mut wanted: Vec<Lsn> = batch
-        .iter()
-        .filter(|(_, todo)| reads_records(ctx, todo))
-        .flat_map(|(_, todo)| todo.records.iter().copied())
-        .collect();
-    wanted.sort_unstable();
-    wanted.dedup();
-    let mut records = Records::with_capacity(wanted.len());
-    for lsn in wanted {
-        records.insert(lsn, read(&mut ctx.reader, lsn)?);
-    }
-    Ok(records)
-}
-
-/// Redoes one page.
-fn redo_one(
-    ctx: &mut RestartContext<'_>,
-    report: &mut RecoveryReport,
-    records: &Records,
-    page: PageId,
-    todo: &PageRedo,
+/// The log does not fit the memory for it: pages whose records fit are redone together, and for each such batch the log
+/// is passed once.
+fn in_batches(
+    reader: &mut LogReader,
+    memory: u64,
+    crew: &mut Crew<'_>,
+    todo: &[Todo<'_>],
+    progress: &mut ProgressFn<'_>,
 ) -> Result<()> {
-    report.skipped.add(SkipReason::OlderThanImage, todo.superseded);
-    if todo.rec.is_null() && ctx.bypass {
-        skip_all(ctx, report, page, todo, SkipReason::PageNotInDpt);
-        return Ok(());
-    }
-    match todo.whole {
-        Some((_, Whole::Free)) => skip_all(ctx, report, page, todo, SkipReason::PageFreed),
-        Some((lsn, _)) => {
-            let pool = ctx.txns.pool().clone();
-            let mut target = pool.redo_page(page, false)?;
-            report.pages_rebuilt += 1;
-            ctx.trace.emit(|| Event::RedoImage { page, lsn, torn: false });
-            for &lsn in &todo.records {
-                apply(ctx, report, records, &mut target, page, lsn)?;
+    reader.jump_about();
+    let rules = crew.rules();
+    let mut rest = todo;
+    while !rest.is_empty() {
+        // One page alone may be larger than the memory; it is a batch of its own.
+        let mut bytes = 0;
+        let mut fits = |&(_, todo): &Todo<'_>| {
+            if rules.reads_records(todo) {
+                bytes += todo.bytes + RECORD_MEMORY * todo.records.len() as u64;
             }
-            let next = todo.records.get(1).copied().filter(|_| mutants::is(Mutant::RebuiltPageDirtyLate));
-            // T42: the page's own version on disk may be torn, so the log is needed from the whole-page record on.
-            target.set_dirty(next.unwrap_or(lsn));
-        }
-        None => redo_onto_disk_version(ctx, report, records, page, todo)?,
-    }
-    if !todo.records.is_empty() {
-        // What is in memory now, or what the disk must hold if nothing had to be done (VER-3).
-        ctx.txns.pool().versions().set(page, todo.last);
+            bytes <= memory
+        };
+        let n = rest.iter().take_while(|t| fits(t)).count().max(1);
+        let (batch, later) = rest.split_at(n);
+        let wanted = batch.iter().filter(|(_, todo)| rules.reads_records(todo));
+        let wanted = wanted.flat_map(|(_, todo)| todo.records.iter().copied()).collect();
+        let records = Records::collect(reader, wanted)?;
+        crew.redo(batch, &records, progress)?;
+        rest = later;
     }
     Ok(())
 }
 
-/// Redo of a page without a whole-page record in the log: onto the version on disk.
-fn redo_onto_disk_version(
-    ctx: &mut RestartContext<'_>,
-    report: &mut RecoveryReport,
-    records: &Records,
-    page: PageId,
-    todo: &PageRedo,
-) -> Result<()> {
-    // Without a way past the operating system's cache, what was read may not be on the device: everything named is
-    // treated as dirty whatever its pageLSN says, so that it is written and synced again (T4).
-    let rec = if ctx.bypass { todo.rec } else { todo.records.first().copied().unwrap_or(todo.rec) };
-    let (early, late) = todo.records.split_at(todo.records.partition_point(|lsn| *lsn < rec));
-    for &lsn in early {
-        note_skip(ctx, report, lsn, page, SkipReason::LsnBelowRecLsn, rec, Lsn::NULL);
+/// Records of a page that are fetched from memory at once.
+const WARM: usize = 64;
+
+/// What redo counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) redone: u64,
+    pub(crate) skipped: Skipped,
+    pub(crate) pages_read: u64,
+    pub(crate) pages_rebuilt: u64,
+}
+
+impl Tally {
+    /// Adds what another thread counted.
+    pub(crate) fn add(&mut self, other: &Tally) {
+        self.redone += other.redone;
+        self.skipped.merge(&other.skipped);
+        self.pages_read += other.pages_read;
+        self.pages_rebuilt += other.pages_rebuilt;
     }
-    if late.is_empty() {
-        return Ok(()); // in the table, but nothing in the log is newer than recLSN
+}
+
+/// What the decisions on every page depend on.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    pub(crate) pool: &'a Pool,
+    trace: &'a Trace,
+    /// The end of the log.
+    end: Lsn,
+    bypass: bool,
+}
+
+impl Rules<'_> {
+    /// Whether redo of the page looks at any record.
+    fn reads_records(&self, todo: &PageRedo) -> bool {
+        !(todo.rec.is_null() && self.bypass || matches!(todo.whole, Some((_, Whole::Free))))
     }
-    let pool = ctx.txns.pool().clone();
-    let mut target = pool.redo_page(page, true)?;
-    report.pages_read += 1;
-    let mut first_applied = None;
-    for &lsn in late {
-        let page_lsn = target.page_lsn();
-        if page_lsn >= lsn && !(page_lsn == lsn && mutants::is(Mutant::RedoAppliesEqual)) {
-            note_skip(ctx, report, lsn, page, SkipReason::PageLsnNotBelowLsn, rec, page_lsn);
-            continue;
+
+    /// Whether redo of the page begins with the version on disk.
+    pub(crate) fn reads_page(&self, todo: &PageRedo) -> bool {
+        todo.whole.is_none() && !self.late(todo).is_empty()
+    }
+
+    /// The recLSN that counts. Without a way past the operating system's cache, what was read may not be on the device:
+    /// everything named is treated as dirty whatever its pageLSN says, so that it is written and synced again (T4).
+    fn rec(&self, todo: &PageRedo) -> Lsn {
+        if self.bypass { todo.rec } else { todo.records.first().copied().unwrap_or(todo.rec) }
+    }
+
+    /// The page's records from recLSN on; none if it is in no table.
+    fn late<'t>(&self, todo: &'t PageRedo) -> &'t [Lsn] {
+        let rec = self.rec(todo);
+        if rec.is_null() {
+            return &[];
         }
-        // The record says which version of the page it was made on. Another one means that a write was lost (T32): the
-        // log may reach back to a whole-page record before the redo point.
-        let former = find(records, page, lsn)?.0.former;
-        if former != page_lsn && !mutants::is(Mutant::LostWriteUnnoticed) {
-            target.rebuild(todo.last, &format!("the log goes on from {former} at {lsn}"))?;
-            report.pages_rebuilt += 1;
+        &todo.records[todo.records.partition_point(|lsn| *lsn < rec)..]
+    }
+}
+
+/// One thread's redo.
+pub(crate) struct Redoer<'a> {
+    rules: Rules<'a>,
+    records: &'a Records,
+    /// A record that does not lie in one piece.
+    scratch: Vec<u8>,
+    pub(crate) tally: Tally,
+}
+
+impl<'a> Redoer<'a> {
+    pub(crate) fn new(rules: Rules<'a>, records: &'a Records) -> Redoer<'a> {
+        Redoer { rules, records, scratch: Vec::new(), tally: Tally::default() }
+    }
+
+    /// Redoes one page.
+    pub(crate) fn redo_page(&mut self, (page, todo): Todo<'_>) -> Result<()> {
+        let Rules { pool, trace, bypass, .. } = self.rules;
+        self.tally.skipped.add(SkipReason::OlderThanImage, todo.superseded);
+        if todo.rec.is_null() && bypass {
+            self.skip_all(page, todo, SkipReason::PageNotInDpt);
             return Ok(());
         }
-        apply(ctx, report, records, &mut target, page, lsn)?;
-        first_applied.get_or_insert(lsn);
+        match todo.whole {
+            Some((_, Whole::Free)) => self.skip_all(page, todo, SkipReason::PageFreed),
+            Some((lsn, _)) => {
+                let mut target = pool.redo_page(page, false)?;
+                self.tally.pages_rebuilt += 1;
+                trace.emit(|| Event::RedoImage { page, lsn, torn: false });
+                for some in todo.records.chunks(WARM) {
+                    self.records.warm(some);
+                    for &lsn in some {
+                        self.apply(&mut target, page, lsn)?;
+                    }
+                }
+                let next = todo.records.get(1).copied().filter(|_| mutants::is(Mutant::RebuiltPageDirtyLate));
+                // T42: the page's own version on disk may be torn, so the log is needed from the whole-page record on.
+                target.set_dirty(next.unwrap_or(lsn));
+            }
+            None => self.redo_onto_disk_version(page, todo)?,
+        }
+        if !todo.records.is_empty() {
+            // What is in memory now, or what the disk must hold if nothing had to be done (VER-3).
+            pool.versions().set(page, todo.last);
+        }
+        Ok(())
     }
-    let page_lsn = target.page_lsn();
-    if page_lsn != todo.last && page_lsn < ctx.end.end && !mutants::is(Mutant::LostWriteUnnoticed) {
-        target.rebuild(todo.last, &format!("its last record is {}", todo.last))?;
-        report.pages_rebuilt += 1;
-        return Ok(());
+
+    /// Redo of a page without a whole-page record in the log: onto the version on disk.
+    fn redo_onto_disk_version(&mut self, page: PageId, todo: &PageRedo) -> Result<()> {
+        let (rec, late) = (self.rules.rec(todo), self.rules.late(todo));
+        for &lsn in &todo.records[..todo.records.len() - late.len()] {
+            self.note_skip(lsn, page, SkipReason::LsnBelowRecLsn, rec, Lsn::NULL);
+        }
+        if late.is_empty() {
+            return Ok(()); // in the table, but nothing in the log is newer than recLSN
+        }
+        let mut target = self.rules.pool.redo_page(page, true)?;
+        self.tally.pages_read += 1;
+        let mut first_applied = None;
+        for (i, &lsn) in late.iter().enumerate() {
+            if i % WARM == 0 {
+                self.records.warm(&late[i..late.len().min(i + WARM)]);
+            }
+            let page_lsn = target.page_lsn();
+            if page_lsn >= lsn && !(page_lsn == lsn && mutants::is(Mutant::RedoAppliesEqual)) {
+                self.note_skip(lsn, page, SkipReason::PageLsnNotBelowLsn, rec, page_lsn);
+                continue;
+            }
+            // The record says which version of the page it was made on. Another one means that a write was lost (T32): the
+            // log may reach back to a whole-page record before the redo point.
+            let former = find(self.records, page, lsn, &mut self.scratch)?.1.former;
+            if former != page_lsn && !mutants::is(Mutant::LostWriteUnnoticed) {
+                target.rebuild(todo.last, &format!("the log goes on from {former} at {lsn}"))?;
+                self.tally.pages_rebuilt += 1;
+                return Ok(());
+            }
+            self.apply(&mut target, page, lsn)?;
+            first_applied.get_or_insert(lsn);
+        }
+        let page_lsn = target.page_lsn();
+        if page_lsn != todo.last && page_lsn < self.rules.end && !mutants::is(Mutant::LostWriteUnnoticed) {
+            target.rebuild(todo.last, &format!("its last record is {}", todo.last))?;
+            self.tally.pages_rebuilt += 1;
+            return Ok(());
+        }
+        match first_applied {
+            Some(lsn) => target.set_dirty(lsn),
+            None if !self.rules.bypass => target.set_dirty(rec),
+            None => {}
+        }
+        Ok(())
     }
-    match first_applied {
-        Some(lsn) => target.set_dirty(lsn),
-        None if !ctx.bypass => target.set_dirty(rec),
-        None => {}
+
+    /// Applies the record at `lsn` to the page.
+    fn apply(&mut self, target: &mut RedoPage<'_>, page: PageId, lsn: Lsn) -> Result<()> {
+        let (r, b) = find(self.records, page, lsn, &mut self.scratch)?;
+        let before = target.page_lsn();
+        target.apply(r.lsn, r.txn, r.rm, b.op, b.whole, b.payload)?;
+        self.tally.redone += 1;
+        self.rules.trace.emit(|| Event::RedoApply { lsn, page, page_lsn_before: before });
+        Ok(())
     }
-    Ok(())
+
+    fn skip_all(&mut self, page: PageId, todo: &PageRedo, why: SkipReason) {
+        for &lsn in &todo.records {
+            self.note_skip(lsn, page, why, todo.rec, Lsn::NULL);
+        }
+    }
+
+    fn note_skip(&mut self, lsn: Lsn, page: PageId, why: SkipReason, rec_lsn: Lsn, page_lsn: Lsn) {
+        self.tally.skipped.add(why, 1);
+        self.rules.trace.emit(|| Event::RedoSkip { lsn, page, why, rec_lsn, page_lsn });
+    }
 }
 
-/// The block of the record at `lsn` that names the page, its number, and the record.
-fn find(records: &Records, page: PageId, lsn: Lsn) -> Result<(&BlockRef, usize, &Record)> {
-    let gone =
-        || Error::internal("REC-3: a record was not collected for its page").with_lsn(lsn).with_page(page);
-    let record = records.get(&lsn).ok_or_else(gone)?;
-    let i = record.blocks.iter().position(|b| b.page == page).ok_or_else(|| {
-        Error::internal("REC-3: a record listed for a page does not name it").with_lsn(lsn).with_page(page)
-    })?;
-    Ok((&record.blocks[i], i, record))
-}
-
-/// Applies the record at `lsn` to the page.
-fn apply(
-    ctx: &RestartContext<'_>,
-    report: &mut RecoveryReport,
-    records: &Records,
-    target: &mut RedoPage<'_>,
+/// The record at `lsn`, and the block of it that names the page.
+fn find<'r>(
+    records: &'r Records,
     page: PageId,
     lsn: Lsn,
-) -> Result<()> {
-    let (b, i, record) = find(records, page, lsn)?;
-    let before = target.page_lsn();
-    target.apply(record.lsn, record.txn, record.rm, b.op, b.whole, record.payload(i))?;
-    report.redone += 1;
-    ctx.trace.emit(|| Event::RedoApply { lsn, page, page_lsn_before: before });
-    Ok(())
-}
-
-fn read(reader: &mut LogReader, lsn: Lsn) -> Result<Record> {
-    match reader.read(lsn)? {
-        Some(r) if r.lsn == lsn => Ok(r),
-        _ => Err(Error::new(ErrorKind::LogCorrupt, "a record that analysis read is gone").with_lsn(lsn)),
-    }
-}
-
-fn skip_all(
-    ctx: &RestartContext<'_>,
-    report: &mut RecoveryReport,
-    page: PageId,
-    todo: &PageRedo,
-    why: SkipReason,
-) {
-    for &lsn in &todo.records {
-        note_skip(ctx, report, lsn, page, why, todo.rec, Lsn::NULL);
-    }
-}
-
-#[allow(clippy::too_many_arguments, reason = "the operands of one decision")]
-fn note_skip(
-    ctx: &RestartContext<'_>,
-    report: &mut RecoveryReport,
-    lsn: Lsn,
-    page: PageId,
-    why: SkipReason,
-    rec_lsn: Lsn,
-    page_lsn: Lsn,
-) {
-    report.skipped.add(why, 1);
-    ctx.trace.emit(|| Event::RedoSkip { lsn, page, why, rec_lsn, page_lsn });
+    scratch: &'r mut Vec<u8>,
+) -> Result<(RecordView<'r>, BlockView<'r>)> {
+    let wrong = |m: &str| Error::internal(format!("REC-3: {m}")).with_lsn(lsn).with_page(page);
+    let record = records.get(lsn, scratch).ok_or_else(|| wrong("a record was not collected for its page"))?;
+    let block = record.blocks().flatten().find(|b| b.page == page);
+    let block = block.ok_or_else(|| wrong("a record listed for a page does not name it"))?;
+    Ok((record, block))
 }
 
 /// Nothing may be appended before every page named in [R, end] has been looked at: a pageLSN at or beyond the end

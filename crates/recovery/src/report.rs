@@ -31,6 +31,14 @@ impl Skipped {
             SkipReason::PageFreed => &mut self.page_freed,
         } += n;
     }
+    /// Adds the counts of another.
+    pub fn merge(&mut self, other: &Skipped) {
+        self.page_not_in_dpt += other.page_not_in_dpt;
+        self.lsn_below_rec_lsn += other.lsn_below_rec_lsn;
+        self.page_lsn_not_below_lsn += other.page_lsn_not_below_lsn;
+        self.older_than_image += other.older_than_image;
+        self.page_freed += other.page_freed;
+    }
     /// All of them.
     pub fn total(&self) -> u64 {
         self.page_not_in_dpt
@@ -82,6 +90,11 @@ pub struct RecoveryReport {
     pub pages_read: u64,
     /// Pages rebuilt from a whole-page record.
     pub pages_rebuilt: u64,
+    /// Threads that redid pages; 0 if there was no redo.
+    pub redo_threads: usize,
+    /// Batches of pages that redo took one after another; for each but the first of a log that fits the memory for it, the log was
+    /// read once more. 0 if there was no redo.
+    pub redo_batches: u64,
     /// The transactions that had not ended.
     pub losers: Vec<TxnId>,
     /// Compensation log records written by undo.
@@ -94,6 +107,11 @@ impl RecoveryReport {
     /// The time of all phases.
     pub fn total_time(&self) -> Duration {
         Duration::from_secs_f64(self.seconds.iter().sum())
+    }
+    /// Bytes of log that analysis and redo went through in a second, both together; 0 if it was too little to measure.
+    pub fn redo_rate(&self) -> f64 {
+        let seconds = self.seconds[1] + self.seconds[2];
+        if seconds > 0.0 { self.log_bytes as f64 / seconds } else { 0.0 }
     }
 }
 
@@ -123,7 +141,8 @@ impl std::fmt::Display for RecoveryReport {
         writeln!(
             f,
             "redo      from {}: {} applied, {} skipped ({} page not in the table, {} below recLSN, {} pageLSN not \
-             below, {} older than the image, {} page freed); {} pages read, {} rebuilt from images",
+             below, {} older than the image, {} page freed); {} pages read, {} rebuilt from images; {} threads, {:.0} MB/s of log \
+             with analysis",
             self.redo_point,
             self.redone,
             s.total(),
@@ -133,7 +152,9 @@ impl std::fmt::Display for RecoveryReport {
             s.older_than_image,
             s.page_freed,
             self.pages_read,
-            self.pages_rebuilt
+            self.pages_rebuilt,
+            self.redo_threads,
+            self.redo_rate() / 1e6
         )?;
         writeln!(f, "undo      {} transactions rolled back with {} CLRs", self.losers.len(), self.clrs)?;
         write!(

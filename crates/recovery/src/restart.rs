@@ -29,6 +29,8 @@ pub struct RestartContext<'a> {
     pub bypass: bool,
     /// Bytes of log records that redo may hold in memory at once; a longer log is passed several times.
     pub redo_memory: u64,
+    /// Threads that redo pages; 1: everything in order.
+    pub threads: usize,
     /// Whether checkpoints are taken after redo and after undo. Without them the next restart begins where this one did.
     pub checkpoints: bool,
     /// Called between any two steps of redo and undo.
@@ -45,6 +47,10 @@ impl RestartContext<'_> {
     /// Whether progress is to be reported at step `n`: each `often`th one, or each if somebody pauses.
     pub(crate) fn every(&self, n: u64, often: u64) -> bool {
         n.is_multiple_of(often) || self.pause.is_some()
+    }
+    /// Threads of redo. Who pauses between its steps wants them one after another.
+    pub(crate) fn redo_threads(&self) -> usize {
+        if self.pause.is_some() { 1 } else { self.threads }
     }
 }
 
@@ -100,6 +106,8 @@ pub fn restart(mut ctx: RestartContext<'_>, progress: ProgressFn<'_>) -> Result<
         skipped: Default::default(),
         pages_read: 0,
         pages_rebuilt: 0,
+        redo_threads: 0,
+        redo_batches: 0,
         losers: analysis.losers.iter().map(|e| e.txn).collect(),
         clrs: 0,
         seconds: [ctx.find_end_seconds, started.elapsed().as_secs_f64(), 0.0, 0.0, 0.0],

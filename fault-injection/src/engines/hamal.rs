@@ -63,6 +63,7 @@ pub(crate) fn builder(config: &Config, id: [u8; 16], tracer: Option<&Arc<dyn Tra
         .checkpoint_log_bytes(MIN_CHECKPOINT_LOG_BYTES)
         .torn_pages(torn)
         .background(false)
+        .recovery_threads(1)
         .lock_timeout(Duration::ZERO)
         .version_budget_bytes(VERSION_BUDGET)
         .database_id(id);
