@@ -204,7 +204,7 @@ impl<'a> RecordView<'a> {
     /// The undo bytes, or the data of a record without pages; `None` if a block cannot be parsed.
     pub fn undo(&self) -> Option<&'a [u8]> {
         let mut walk = self.walk();
-        (&mut walk).all(|b| b.is_some()).then(|| &self.bytes[walk.at..])
+        walk.all(|b| b.is_some()).then(|| &self.bytes[walk.at..])
     }
     /// Bytes of the record in the log.
     pub fn len(&self) -> usize {
