@@ -150,6 +150,7 @@ pub(super) fn builder() -> Builder {
         .log_limit_bytes(1u64 << 20)
         .checkpoint_log_bytes(64u64 << 10)
         .background(false)
+        .recovery_threads(1)
         .lock_timeout(Duration::ZERO)
         .version_budget_bytes(4usize << 20)
         .database_id([7; 16])

@@ -195,7 +195,9 @@ impl Runner<'_> {
             .lock_timeout(Duration::ZERO)
             .torn_pages(torn)
             .restart_checkpoints(s.checkpoints)
-            .tracer(self.recorder.clone());
+            .tracer(self.recorder.clone())
+            // The same events in the same order each time.
+            .recovery_threads(1);
         if s.pages.is_empty() { b } else { b.resource_manager(Arc::new(SlotPages)) }
     }
 
