@@ -207,6 +207,8 @@ mod tests {
             skipped: Skipped { page_freed: 2, ..Skipped::default() },
             pages_read: 6,
             pages_rebuilt: 3,
+            redo_threads: 4,
+            redo_batches: 1,
             losers: vec![TxnId(6000), TxnId(7000)],
             clrs: 11,
             seconds: [0.5, 0.25, 0.125, 1.0, 2.0],
@@ -218,10 +220,19 @@ mod tests {
             "31 records",
             "7 dirty pages, 2 losers",
             "23 applied, 2 skipped",
+            "4 threads, 0 MB/s",
             "11 CLRs",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        r.log_bytes = 375_000_000;
+        assert_eq!(r.redo_rate(), 1e9);
+        assert!(r.to_string().contains("4 threads, 1000 MB/s of log"), "{r}");
+        r.seconds = [0.0; 5];
+        assert_eq!(r.redo_rate(), 0.0);
+        let two = Skipped { page_freed: 1, older_than_image: 5, ..Skipped::default() };
+        r.skipped.merge(&two);
+        assert_eq!((r.skipped.page_freed, r.skipped.total()), (3, 8));
         r.clean = true;
         assert!(r.to_string().starts_with("clean"));
     }
