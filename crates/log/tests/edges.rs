@@ -109,7 +109,8 @@ fn a_segment_that_is_not_what_its_name_says() {
 fn a_segment_that_goes_after_the_end_was_found() {
     let o = small();
     let (d, all) = long(&o);
-    let (e, reader) = find_end_and_read(&dynamic(&d), ID, Log::FIRST, Lsn::NULL).unwrap();
+    let (e, reader) =
+        find_end_and_read(&dynamic(&d), ID, Log::FIRST, Lsn::NULL, hamal_log::Reading::default()).unwrap();
     let cut = LogEnd { end: Lsn(all[9].end.0 - 1), ..e.clone() };
     let mut r = LogReader::open(&dynamic(&d), ID, &cut).unwrap();
     assert_eq!(r.read(all[8].lsn).unwrap().unwrap().end, all[8].end);
