@@ -560,7 +560,8 @@ mutants! {
     116 PruneForOldestOnly "prune-for-oldest-only"
         breaks "TXN-BETWEEN" in ["txn/src/horizon.rs"] needs []
         "Versions between two snapshots are pruned as if the oldest snapshot were the only one.";
-        "two snapshots, a row changed before, between and after them; read through the newer one"
+        "two snapshots, a row changed before, between and after them, checkpoints that cut the log; read through the \
+         newer one"
     117 DemotionPinsNoLog "demotion-pins-no-log"
         breaks "TXN-DEMOTED, T28" in ["txn/src/versions.rs"] needs [Limits]
         "The log is cut though it alone holds former states that a snapshot needs.";
