@@ -218,6 +218,10 @@ impl Pool {
         self.options.page_size
     }
 
+    /// Pages that are dirty now.
+    pub fn dirty_pages(&self) -> u64 {
+        self.dirty.load(SeqCst)
+    }
     /// Counters. Walks the frames; `hits` is approximate where threads race.
     pub fn stats(&self) -> PoolStats {
         let c = &self.counters;

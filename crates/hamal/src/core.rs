@@ -38,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) catalogue: Catalogue,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) report: RecoveryReport,
+    /// Bytes of log that a recovery passes in a second.
+    pub(crate) log_rate: f64,
     pub(crate) read_only: bool,
     /// Live write transactions, and [`SHUT`].
     gate: AtomicUsize,
@@ -96,6 +98,7 @@ impl Core {
             garbage: p.garbage,
             catalogue: p.catalogue,
             checkpointer: p.checkpointer,
+            log_rate: crate::target::log_rate(&p.report),
             report: p.report,
             read_only: p.read_only,
             gate: AtomicUsize::new(0),
@@ -191,10 +194,10 @@ impl Core {
     /// One batch of the cleaner: pages whose recLSN is so old that recovery would read too much log, else the oldest pages
     /// if more than half of what may be dirty is. Returns the pages written.
     pub(crate) fn clean_step(&self) -> Result<usize> {
-        let reach = self.settings.checkpoint_log_bytes / 2;
+        let reach = self.checkpoint_bytes() / 2;
         let before = Lsn(self.log.tail().0.saturating_sub(reach));
         let written = self.pool.clean(before, usize::MAX, WriteReason::Cleaner)?.written;
-        if written > 0 || self.pool.stats().dirty <= self.dirty_cap() / 2 {
+        if written > 0 || self.pool.dirty_pages() <= self.dirty_cap() / 2 {
             return Ok(written);
         }
         Ok(self.pool.clean(Lsn::MAX, usize::MAX, WriteReason::Cleaner)?.written)
@@ -204,7 +207,7 @@ impl Core {
     pub(crate) fn checkpoint_step(&self, clock: bool) -> Result<bool> {
         let last = *self.last.lock();
         let tail = self.log.tail();
-        let by_bytes = tail.0.saturating_sub(last.begin.0) >= self.settings.checkpoint_log_bytes;
+        let by_bytes = tail.0.saturating_sub(last.begin.0) >= self.checkpoint_bytes();
         let by_time = clock && tail != last.tail && last.at.elapsed() >= self.options.checkpoint_interval;
         if !by_bytes && !by_time {
             return Ok(false);
@@ -241,7 +244,7 @@ impl Core {
             return Ok(());
         }
         let tail = self.log.tail();
-        if tail == self.last.lock().tail && self.pool.stats().dirty == 0 {
+        if tail == self.last.lock().tail && self.pool.dirty_pages() == 0 {
             return Ok(());
         }
         self.drain_ghosts()?;

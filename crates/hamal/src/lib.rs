@@ -74,6 +74,7 @@ mod read;
 mod relief;
 mod stats;
 mod sweep;
+mod target;
 mod transact;
 mod tree;
 mod value;

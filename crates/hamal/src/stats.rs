@@ -110,6 +110,8 @@ stats! {
     rollbacks_waiting_for_space,
     /// Redo point of the last checkpoint: recovery would read the log from here.
     redo_point,
+    /// How long a recovery would take now, in microseconds, as [`Builder::recovery_target`](crate::Builder::recovery_target) reckons.
+    recovery_estimate_micros,
 }
 
 impl Stats {
@@ -159,6 +161,7 @@ impl Stats {
             transaction_statuses: t.statuses,
             rollbacks_waiting_for_space: t.rollbacks_waiting_for_space,
             redo_point: core.checkpointer.current().redo.0,
+            recovery_estimate_micros: core.recovery_estimate().as_micros() as u64,
             background_error: core.trouble.lock().as_ref().map(|e| e.to_string()),
         }
     }
