@@ -498,7 +498,7 @@ fn looking_around() -> Result<()> {
 #[test]
 fn a_checkpoint_of_very_many_pages() -> Result<()> {
     let disk = MemDisk::new();
-    let builder = || Database::builder().background(false).cache_bytes(32 << 20);
+    let builder = || Database::builder().page_size(4096).background(false).cache_bytes(32 << 20);
     let db = builder().create_on(Arc::new(disk.clone()))?;
     let tx = db.begin_write()?;
     let t = tx.create_tree("t")?;

@@ -301,21 +301,16 @@ mod tests {
         let disk = hamal_disk::MemDisk::new();
         disk.create_dir(DIR).unwrap();
         let id = LogIdentity { db: hamal_page::DbId([1; 16]), timeline: 1 };
-        let open = |first: u64, bytes: u64| {
+        let open_version = |first: u64, bytes: u64, version| {
             let file = disk.open(&name(first), OpenMode { create: true, ..OpenMode::default() }).unwrap();
-            let head = SegmentHeader {
-                version: FORMAT_VERSION,
-                db: id.db,
-                timeline: 1,
-                first,
-                bytes,
-                seal_before: 0,
-            };
+            let head = SegmentHeader { version, db: id.db, timeline: 1, first, bytes, seal_before: 0 };
             file.set_len(16384).unwrap();
             file.write_at(0, &head.encode()).unwrap();
             Segment::open(&disk, id, first, OpenMode::default()).map(|s| s.capacity).map_err(|e| e.kind())
         };
+        let open = |first, bytes| open_version(first, bytes, FORMAT_VERSION);
         let bad = Err(ErrorKind::LogCorrupt);
+        assert_eq!(open_version(4096, 16384, FORMAT_VERSION + 1), Err(ErrorKind::UnsupportedVersion));
         assert_eq!(open(4096, 16384), Ok(12288));
         assert_eq!(open(4096, 8192), Ok(4096));
         for bytes in [0, 4096, 5000, 8192 + 512, 16384 + 4096, u64::MAX] {

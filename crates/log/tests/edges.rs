@@ -600,6 +600,14 @@ fn rewriting_where_the_cache_is_in_the_way() {
     }
     assert_eq!(rewrite_segments(&cached, Lsn(Log::FIRST.0 + capacity - 1)).unwrap(), total);
     assert_eq!(kind(rewrite_segments(&cached, Lsn(100))), ErrorKind::LogCorrupt);
+    // What only the cache holds is durable afterwards: content and name.
+    let written = d.open(&names[1], OpenMode::default()).unwrap();
+    written.write_at(4096 + 100, b"in the cache").unwrap();
+    rewrite_segments(&cached, Log::FIRST).unwrap();
+    let kept = bytes(&d.crash(CrashModel::LoseUnsynced), &names[1]);
+    assert_eq!(&kept[4096 + 100..][..12], b"in the cache");
+    put(&d, &names[1], &before[1]);
+
     let durable = d.crash(CrashModel::LoseUnsynced);
     assert_eq!(segments(&durable), names, "and nothing half made");
     for (name, content) in names.iter().zip(&before) {

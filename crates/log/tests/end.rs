@@ -105,6 +105,17 @@ fn a_damaged_seal_does_not_hide_the_next_group() {
     }
 }
 
+/// Where the log was known to be durable up to the starting point, a damaged group there is no torn tail.
+#[test]
+fn damage_of_the_group_that_holds_the_starting_point() {
+    let (d, o, g) = groups(1);
+    let inside = g[0][1].lsn;
+    assert!(find_end(&dynamic(&d), &o, ID, inside, Lsn::NULL).is_ok());
+    flip(&d, &o, Lsn(g[0][2].lsn.0 + 100));
+    let e = find_end(&dynamic(&d), &o, ID, inside, Lsn::NULL).unwrap_err();
+    assert_eq!((e.kind(), e.lsn()), (ErrorKind::LogCorrupt, Some(inside)));
+}
+
 #[test]
 fn a_missing_or_cut_segment_is_corruption() {
     let d = disk();
