@@ -7,7 +7,7 @@ use common::*;
 fn example(directory: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
     std::env::set_current_dir(directory)?;
     // begin
-    use hamal::{Database, Durability};
+    use hamal::{Database, Durability, Isolation, WriteOptions};
 
     let db = Database::open_or_create("accounts.db")?;      // Clone + Send + Sync; recovers if it has to
 
@@ -19,8 +19,17 @@ fn example(directory: &std::path::Path) -> Result<(), Box<dyn std::error::Error>
     tx.rollback_to(&before_bob)?;                           // partial rollback, any depth
     tx.commit()?;                                           // returns when it is durable
 
+    db.transact(|tx| {                                      // again after a conflict or a deadlock, with back-off
+        let accounts = tx.tree("accounts")?;
+        if accounts.get_for_update(b"alice")?.is_some() {   // locks the row; readers do not wait
+            accounts.put(b"alice", b"90")?;
+        }
+        hamal::Result::Ok(())                               // errors of your own types pass through
+    })?;
+
+    let options = WriteOptions::new().isolation(Isolation::Serializable);   // default: Snapshot
     let ticket = {
-        let tx = db.begin_write()?;
+        let tx = db.begin_write_with(options)?;
         tx.tree("accounts")?.insert(b"carol", b"7")?;
         tx.commit_with(Durability::Async)?                  // returns at once; wait, poll or .await the ticket
     };
@@ -48,5 +57,5 @@ fn the_readme_s_example_is_this_one() {
     let d = Dir::new();
     example(d.temp.path()).unwrap();
     let db = d.path("accounts.db");
-    assert_eq!(hamal(&["dump", &db, "accounts"]).ok().out, "alice\t100\ncarol\t7\n");
+    assert_eq!(hamal(&["dump", &db, "accounts"]).ok().out, "alice\t90\ncarol\t7\n");
 }

@@ -31,7 +31,10 @@
 //!     println!("{name:?} has {balance:?}");
 //! }
 //!
-//! // Two transactions that change the same row: the second one gets a conflict, and tries again.
+//! // Or let the database begin, commit, and try again when another transaction changed the same row.
+//! db.transact(|tx| tx.tree("accounts")?.put("alice", 90u64.to_be_bytes()))?;
+//!
+//! // By hand: the second of two transactions that change the same row gets a conflict.
 //! let tx = db.begin_write()?;
 //! match tx.tree("accounts")?.put("bob", 70u64.to_be_bytes()) {
 //!     Ok(()) => {
@@ -53,8 +56,10 @@
 //! every call returns the stored cause until the database is opened again. Damaged files are errors that name the place, not
 //! panics.
 //!
-//! **Isolation** is snapshot isolation: a transaction sees what had committed when it began, and its own changes; the first to
-//! change a row wins. (Two transactions that each read what the other writes can both commit.)
+//! **Isolation** is chosen for each transaction ([`Isolation`], [`WriteOptions`]). By default it is snapshot isolation: a transaction
+//! sees what had committed when it began, and its own changes; the first to change a row wins. (Two transactions that each read what
+//! the other writes can both commit; serializable ones cannot, and [`Tree::get_for_update`] locks what is read.)
+//! [`Database::transact`] runs a transaction again when others got in its way.
 //!
 //! **Other access methods** than the B-tree take part in transactions and recovery through [`raw::ResourceManager`]; the
 //! example `counters` has one.

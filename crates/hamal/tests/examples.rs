@@ -5,6 +5,9 @@ mod bank;
 #[path = "../examples/counters.rs"]
 #[allow(dead_code)]
 mod counters;
+#[path = "../examples/tokio.rs"]
+#[allow(dead_code)]
+mod tokio_tasks;
 
 #[test]
 fn bank() {
@@ -14,4 +17,9 @@ fn bank() {
 #[test]
 fn counters() {
     counters::main().unwrap();
+}
+
+#[test]
+fn tokio_tasks_share_flushes() {
+    tokio_tasks::main().unwrap();
 }
