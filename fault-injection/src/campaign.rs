@@ -10,7 +10,7 @@ use crate::op::Op;
 use crate::oracles::ledger::{Ledger, Matrix};
 use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
-use crate::run::{Ended, newborn};
+use crate::run::newborn;
 use crate::sim::{Image, IoFault, Persistence};
 use crate::workload::Workload;
 use parking_lot::Mutex;
@@ -36,6 +36,8 @@ pub struct Plan {
     pub cases: Option<u64>,
     /// Ends after this time, if not before.
     pub time: Option<Duration>,
+    /// Ends after so many scenarios, if not before.
+    pub scenarios: Option<u64>,
     /// The disks, in turn.
     pub models: Vec<Persistence>,
     /// Kinds of errors ([`faults::NAMES`]) to plan in each scenario.
@@ -63,6 +65,7 @@ impl Plan {
             seed,
             cases: None,
             time: None,
+            scenarios: None,
             models: vec![Persistence::Posix],
             faults: Vec::new(),
             oracles: Oracles::ALL,
@@ -172,7 +175,11 @@ pub fn campaign(kits: &[Kit], plan: &Plan, live: &Live) -> Report {
                 let local = Arc::new(Local::default());
                 listen(Some(local.clone()));
                 while !worker.over() {
-                    worker.scenario(next.fetch_add(1, Relaxed));
+                    let number = next.fetch_add(1, Relaxed);
+                    if plan.scenarios.is_some_and(|n| number >= n) {
+                        break;
+                    }
+                    worker.scenario(number);
                 }
                 listen(None);
                 worker.report.ledger = local.ledger.clone();
@@ -208,18 +215,22 @@ impl<'a> Worker<'a> {
         let (kits, plan) = (self.kits, self.plan);
         let which = (number % kits.len() as u64) as usize;
         let kit = &kits[which];
-        let model = plan.models[((number / kits.len() as u64) % plan.models.len() as u64) as usize];
+        let (turn, models) = (number / kits.len() as u64, plan.models.len() as u64);
+        let model = plan.models[(turn % models) as usize];
         let mut random = Random::new(plan.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let seed = random.next();
+        let seed = if kit.workload.in_turn() { turn / models } else { seed };
         let length = match random.below(100) {
             0..55 => 8 + random.below(8) as usize,
             55..90 => 24 + random.below(24) as usize,
             _ => 90,
         };
         let config = kit.workload.config(seed);
+        let model = config.model(model);
         let ops = kit.workload.operations(seed, length);
         let after = kit.workload.afterwards();
-        let creates = random.one_in(64);
+        let planned = kit.workload.faults(seed);
+        let creates = !kit.workload.in_turn() && random.one_in(64);
         let start = if creates { None } else { self.start(which, &config, model) };
         let subject = Subject {
             engine: &*kit.engine,
@@ -227,8 +238,11 @@ impl<'a> Worker<'a> {
             workload: Some(&*kit.workload),
             oracles: plan.oracles,
         };
-        let scenario = Scenario { model, start: start.as_ref(), ops: &ops, faults: &[], after: &after };
-        let found = self.whole(subject, scenario, seed, &mut random);
+        let scenario = Scenario { model, start: start.as_ref(), ops: &ops, faults: &planned, after: &after };
+        let found = match planned.is_empty() {
+            true => self.whole(subject, scenario, seed, &mut random),
+            false => self.struck(subject, scenario, self.thorough(model, seed)).map(|f| (f, planned.clone())),
+        };
         self.report.scenarios += 1;
         self.report.operations += ops.len() as u64;
         self.live.scenarios.fetch_add(1, Relaxed);
@@ -259,8 +273,8 @@ impl<'a> Worker<'a> {
                 Vec::new(),
             ))
         };
-        if let Ended::Dead(i, f) = &run.ended {
-            let op = scenario.ops.get(*i).map_or("the open".to_string(), ToString::to_string);
+        if let Some((i, f)) = run.deaths().next() {
+            let op = scenario.ops.get(i).map_or("the open".to_string(), ToString::to_string);
             return bare(Oracle::Fault, format!("`{op}` fails without any error of the disk: {f}"));
         }
         if random.one_in(8) {
@@ -270,12 +284,7 @@ impl<'a> Worker<'a> {
             }
             self.report.twice += 1;
         }
-        let mut thorough = if self.plan.quick {
-            Search::quick(scenario.model, seed)
-        } else {
-            Search::usual(scenario.model, seed)
-        };
-        thorough.depth = thorough.depth.min(self.plan.depth);
+        let thorough = self.thorough(scenario.model, seed);
         let mut seen = Tally::default();
         let live = self.live;
         let over = (self.plan.cases, self.plan.time, self.plan.stop_at_first, self.started);
@@ -298,7 +307,8 @@ impl<'a> Worker<'a> {
         if let Some(f) = found {
             return Some((f, Vec::new()));
         }
-        if self.plan.faults.is_empty() {
+        // Situations bring the errors that they are about.
+        if self.plan.faults.is_empty() || subject.workload.is_some_and(|w| w.in_turn()) {
             return None;
         }
         let most = if self.plan.quick { 8 } else { 24 };
@@ -307,19 +317,28 @@ impl<'a> Worker<'a> {
                 return None;
             }
             let planned = [fault];
-            let mut tally = Tally::default();
-            let struck =
-                faults::strike(subject, Scenario { faults: &planned, ..scenario }, thorough, &mut tally);
-            self.live.cases.fetch_add(tally.cases, Relaxed);
-            self.report.tally.add(&tally);
-            self.report.struck += u64::from(struck.struck);
-            self.report.detected += struck.detected;
-            self.report.untraceable += struck.untraceable;
-            if let Some(f) = struck.finding {
+            if let Some(f) = self.struck(subject, Scenario { faults: &planned, ..scenario }, thorough) {
                 return Some((f, planned.to_vec()));
             }
         }
         None
+    }
+
+    fn thorough(&self, model: Persistence, seed: u64) -> Search {
+        let search = if self.plan.quick { Search::quick(model, seed) } else { Search::usual(model, seed) };
+        Search { depth: search.depth.min(self.plan.depth), ..search }
+    }
+
+    /// Runs a scenario with its planned errors.
+    fn struck(&mut self, subject: Subject<'_>, scenario: Scenario<'_>, search: Search) -> Option<Finding> {
+        let mut tally = Tally::default();
+        let struck = faults::strike(subject, scenario, search, &mut tally);
+        self.live.cases.fetch_add(tally.cases, Relaxed);
+        self.report.tally.add(&tally);
+        self.report.struck += u64::from(struck.struck);
+        self.report.detected += struck.detected;
+        self.report.untraceable += struck.untraceable;
+        struck.finding
     }
 
     /// A new database of this kit to start from; `None` if making one fails, which scenarios that create it report.
@@ -359,6 +378,7 @@ impl<'a> Worker<'a> {
             ops: small.ops,
             faults: small.faults,
             damages: Vec::new(),
+            sweep: None,
             crashes: small.finding.crashes.clone(),
         };
         let where_ = sentence(&case, &small.finding);
@@ -375,6 +395,9 @@ impl<'a> Worker<'a> {
     }
 }
 
+/// Recoveries of a replay that is not to look far.
+const QUICK_REPLAY: u64 = 300;
+
 /// Replays a case: exactly its crashes first; if they show nothing (the engine's input/output has changed since), all crash
 /// points of its scenario. `None` if nothing is wrong.
 ///
@@ -390,19 +413,20 @@ pub fn replay(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option
     if workload.is_none() && case.workload != "none" {
         return Err(format!("there is no workload {:?} for {:?}", case.workload, case.engine));
     }
+    let model = case.config.model(case.model);
     let start = match case.creates {
         true => None,
-        false => Some(newborn(&*kit.engine, &case.config, case.model).map_err(|f| f.to_string())?),
+        false => Some(newborn(&*kit.engine, &case.config, model).map_err(|f| f.to_string())?),
     };
     let subject = Subject { engine: &*kit.engine, config: &case.config, workload, oracles: Oracles::ALL };
     let after: Vec<Op> = kit.workload.afterwards();
-    let scenario = Scenario {
-        model: case.model,
-        start: start.as_ref(),
-        ops: &case.ops,
-        faults: &case.faults,
-        after: &after,
-    };
+    let scenario =
+        Scenario { model, start: start.as_ref(), ops: &case.ops, faults: &case.faults, after: &after };
+    if let Some((damage, closed)) = case.sweep {
+        let found = crate::sweep::violation(&*kit.engine, &case.config, &case.ops, damage, closed)?;
+        let finding = found.map(|(violation, _)| Finding { violation, crashes: Vec::new(), op: None });
+        return Ok((Tally { cases: 1, ..Tally::default() }, finding));
+    }
     if !case.damages.is_empty() {
         return Ok((
             Tally { cases: 1, ..Tally::default() },
@@ -415,5 +439,8 @@ pub fn replay(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option
             return Ok((Tally { cases: 1, ..Tally::default() }, found));
         }
     }
-    Ok(search(subject, scenario, Search::usual(case.model, 1), &mut |_| true))
+    if exactly {
+        return Ok(search(subject, scenario, Search::quick(model, 1), &mut |t| t.cases < QUICK_REPLAY));
+    }
+    Ok(search(subject, scenario, Search::usual(model, 1), &mut |_| true))
 }

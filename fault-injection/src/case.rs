@@ -17,6 +17,7 @@ use crate::explore::Crash;
 use crate::op::Op;
 use crate::oracles::Oracle;
 use crate::sim::{Act, FileId, IoFault, Persistence, Question, Site, Wrong};
+use crate::sweep;
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
@@ -45,6 +46,8 @@ pub struct Case {
     pub faults: Vec<IoFault>,
     /// Damage that is done to the files after the scenario. The process has died by then; nothing else is lost.
     pub damages: Vec<Damage>,
+    /// Instead of one damage, every one of a kind at every place, after a proper close or without.
+    pub sweep: Option<(sweep::Damage, bool)>,
     /// The crash of the scenario, then those of the recoveries. None: all crash points are searched.
     pub crashes: Vec<Crash>,
 }
@@ -99,7 +102,7 @@ impl FromStr for Damage {
     }
 }
 
-const ORACLES: [Oracle; 15] = [
+const ORACLES: [Oracle; 16] = [
     Oracle::Acknowledged,
     Oracle::Phantom,
     Oracle::Opens,
@@ -115,6 +118,7 @@ const ORACLES: [Oracle; 15] = [
     Oracle::Bounds,
     Oracle::Determinism,
     Oracle::Fault,
+    Oracle::Isolation,
 ];
 const MODELS: [(Persistence, &str); 3] =
     [(Persistence::Ordered, "ordered"), (Persistence::Posix, "posix"), (Persistence::Hostile, "hostile")];
@@ -348,11 +352,25 @@ impl fmt::Display for Case {
         )?;
         let c = &self.config;
         let images = if c.images { "on" } else { "off" };
-        writeln!(
+        write!(
             f,
             "config page {} frames {} segment {} pad {} images {images}",
             c.page_size, c.frames, c.segment_bytes, c.pad
         )?;
+        if !c.bypass {
+            write!(f, " bypass off")?;
+        }
+        for (key, value) in [
+            ("ring", c.ring_bytes),
+            ("log", c.log_bytes),
+            ("versions", c.version_bytes),
+            ("patience", c.patience),
+        ] {
+            if value != 0 {
+                write!(f, " {key} {value}")?;
+            }
+        }
+        writeln!(f)?;
         if let Some(m) = &self.mutant {
             writeln!(f, "mutant {m}")?;
         }
@@ -368,6 +386,9 @@ impl fmt::Display for Case {
         }
         for damage in &self.damages {
             writeln!(f, "{damage}")?;
+        }
+        if let Some((damage, closed)) = self.sweep {
+            writeln!(f, "sweep {} {}", if closed { "closed" } else { "killed" }, damage.name())?;
         }
         for crash in &self.crashes {
             writeln!(f, "{crash}")?;
@@ -391,6 +412,7 @@ impl FromStr for Case {
             ops: Vec::new(),
             faults: Vec::new(),
             damages: Vec::new(),
+            sweep: None,
             crashes: Vec::new(),
         };
         let mut headed = false;
@@ -408,7 +430,7 @@ impl FromStr for Case {
                     case.header(&words[1..])
                 }
                 _ if !headed => Err("the file does not begin with `case 1 ..`".to_string()),
-                "config" => case.set_up(&words[1..]),
+                "config" => parse_config(&mut case.config, &words[1..]),
                 "mutant" => words.get(1).map(|m| case.mutant = Some(m.to_string())).ok_or("which?".into()),
                 "oracle" if words.get(1) == Some(&"none") => {
                     case.oracle = None;
@@ -419,6 +441,7 @@ impl FromStr for Case {
                     Ok(())
                 }),
                 "fault" => line.parse().map(|f| case.faults.push(f)),
+                "sweep" => parse_sweep(&line["sweep".len()..]).map(|s| case.sweep = Some(s)),
                 "damage" => line.parse().map(|d| case.damages.push(d)),
                 "crash" => line.parse().map(|c| case.crashes.push(c)),
                 _ => line.parse().map(|op| case.ops.push(op)),
@@ -453,34 +476,55 @@ impl Case {
         if self.engine.is_empty() { Err("which engine?".into()) } else { Ok(()) }
     }
 
-    fn set_up(&mut self, words: &[&str]) -> Result<(), String> {
-        for pair in words.chunks(2) {
-            let [key, value] = pair else { return Err(format!("{:?} has no value", pair[0])) };
-            let number = || value.parse::<u32>().map_err(|_| format!("{value:?} is no number"));
-            match *key {
-                "page" => self.config.page_size = number()?,
-                "frames" => self.config.frames = number()?,
-                "segment" => self.config.segment_bytes = number()?,
-                "pad" => self.config.pad = number()?,
-                "images" => {
-                    self.config.images = match *value {
-                        "on" => true,
-                        "off" => false,
-                        other => return Err(format!("{other:?} is neither on nor off")),
-                    }
-                }
-                other => return Err(format!("{other:?} is not known here")),
-            }
-        }
-        Ok(())
-    }
-
     /// Decisions that the case makes: crashes, runs of answers, and faults.
     pub fn decisions(&self) -> usize {
         let exceptions: usize =
             self.crashes.iter().map(|c| answers(&c.answers).split_whitespace().count()).sum();
-        self.crashes.len() + exceptions + self.faults.len() + self.damages.len()
+        self.crashes.len()
+            + exceptions
+            + self.faults.len()
+            + self.damages.len()
+            + usize::from(self.sweep.is_some())
     }
+}
+
+/// Reads `closed` or `killed`, and the name of a kind of damage.
+pub(crate) fn parse_sweep(text: &str) -> Result<(sweep::Damage, bool), String> {
+    let (state, name) = text.trim().split_once(' ').ok_or("sweep: of what?")?;
+    let closed = match state {
+        "closed" => true,
+        "killed" => false,
+        other => return Err(format!("sweep: {other:?} is neither closed nor killed")),
+    };
+    let damage = sweep::Damage::ALL.into_iter().find(|d| d.name() == name.trim());
+    Ok((damage.ok_or_else(|| format!("sweep: {name:?} is no damage"))?, closed))
+}
+
+/// Reads pairs of words into a set-up.
+pub(crate) fn parse_config(config: &mut Config, words: &[&str]) -> Result<(), String> {
+    for pair in words.chunks(2) {
+        let [key, value] = pair else { return Err(format!("{:?} has no value", pair[0])) };
+        let number = || value.parse::<u32>().map_err(|_| format!("{value:?} is no number"));
+        let switch = || match *value {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            other => Err(format!("{other:?} is neither on nor off")),
+        };
+        match *key {
+            "page" => config.page_size = number()?,
+            "frames" => config.frames = number()?,
+            "segment" => config.segment_bytes = number()?,
+            "pad" => config.pad = number()?,
+            "images" => config.images = switch()?,
+            "bypass" => config.bypass = switch()?,
+            "ring" => config.ring_bytes = number()?,
+            "log" => config.log_bytes = number()?,
+            "versions" => config.version_bytes = number()?,
+            "patience" => config.patience = number()?,
+            other => return Err(format!("{other:?} is not known here")),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -491,7 +535,7 @@ mod tests {
     fn a_case_parses_what_it_prints() {
         let text = "# One is missing.\n\
             case 1 engine hamal workload btree model hostile start newborn\n\
-            config page 4096 frames 0 segment 8192 pad 512 images off\n\
+            config page 4096 frames 0 segment 8192 pad 512 images off bypass off ring 65536 versions 70000\n\
             mutant ack-before-sync\n\
             oracle acknowledged\n\
             begin 1\n\
@@ -501,12 +545,13 @@ mod tests {
             fault any sync 1 forever eio\n\
             damage wal/0000000000001000 6624 1 xor 128\n\
             damage data 0 512 zero\n\
+            sweep killed older control and\n\
             crash wal sync 2 keep 3.8-9=0 3.11=2 4.len=1 name.7=0\n\
             crash at end 0 lose\n";
         let case: Case = text.parse().unwrap();
         assert_eq!(case.to_string(), text);
         assert_eq!(case.crashes[0].answers.len(), 5);
-        assert_eq!(case.decisions(), 2 + 4 + 2 + 2);
+        assert_eq!(case.decisions(), 2 + 4 + 2 + 2 + 1);
         for bad in ["", "begin 1", "case 2", "case 1 engine", "case 1\ncrash wal", "case 1\nput 1"] {
             assert!(bad.parse::<Case>().is_err(), "{bad}");
         }

@@ -1,8 +1,8 @@
 //! The engine under test, as the harness sees it: it is opened on a disk, obeys [operations](crate::op::Op), and shows what
 //! it holds. Implement [`Engine`] and [`Session`] to torture an engine of your own.
 use crate::model::Contents;
-use crate::op::Op;
-use crate::sim::{SimDisk, Watch};
+use crate::op::{Op, Txn};
+use crate::sim::{Persistence, SimDisk, Watch};
 use hamal::disk::Disk;
 use std::fmt;
 use std::sync::Arc;
@@ -59,13 +59,52 @@ pub struct Config {
     pub segment_bytes: u32,
     /// What a group of log records is padded to, in bytes.
     pub pad: u32,
-    /// Whether images protect against torn pages. Without them the model must not tear pages.
+    /// Whether images protect against torn pages. Without them the disk writes pages as a whole; they have 4 KiB then.
     pub images: bool,
+    /// Whether the disk has a way past its cache. Without it nobody can tell what was read from what is durable.
+    pub bypass: bool,
+    /// Bytes of the log's ring; the engine may raise it to its minimum.
+    pub ring_bytes: u32,
+    /// Bytes that the log may take; the engine may raise it to its minimum.
+    pub log_bytes: u32,
+    /// Bytes for former versions of rows; 0: ample.
+    pub version_bytes: u32,
+    /// How long a transaction waits for another one, in milliseconds.
+    pub patience: u32,
+}
+
+impl Config {
+    /// An empty disk of this set-up.
+    pub fn disk(&self, model: Persistence) -> SimDisk {
+        match (self.images, self.bypass) {
+            (false, bypass) => SimDisk::with_atomic_pages(self.model(model), bypass),
+            (true, true) => SimDisk::new(model),
+            (true, false) => SimDisk::without_bypass(model),
+        }
+    }
+    /// The model of a disk for this set-up: without images a page is never garbage.
+    pub fn model(&self, wanted: Persistence) -> Persistence {
+        match wanted {
+            Persistence::Hostile if !self.images => Persistence::Posix,
+            model => model,
+        }
+    }
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { page_size: 4096, frames: 0, segment_bytes: 0, pad: 512, images: true }
+        Config {
+            page_size: 4096,
+            frames: 0,
+            segment_bytes: 0,
+            pad: 512,
+            images: true,
+            bypass: true,
+            ring_bytes: 0,
+            log_bytes: 0,
+            version_bytes: 0,
+            patience: 0,
+        }
     }
 }
 
@@ -124,6 +163,16 @@ pub trait Engine: Send + Sync {
     fn stranger(&self) -> Option<Box<dyn Engine>> {
         None
     }
+    /// Whether it promises that a change is refused if another transaction has changed the same row, and is still open or has
+    /// committed since this one began (snapshot isolation: the first one wins). False by default.
+    fn first_writer_wins(&self) -> bool {
+        false
+    }
+    /// The name of the error by which it refuses a file of this role that is another database's; `None` if any error will do.
+    fn names_a_strangers_file(&self, role: &str) -> Option<&str> {
+        let _ = role;
+        None
+    }
     /// A second, independent recovery of the same files that changes nothing: what it finds, and its verdict on the end of the
     /// log (as [`Opened::verdict`]). None by default.
     fn reference(&self, disk: &SimDisk, config: &Config) -> Option<Result<(Contents, String), Failure>> {
@@ -152,4 +201,36 @@ pub trait Session {
     fn verify(&mut self) -> Result<Vec<String>, Failure>;
     /// What opening it found.
     fn opened(&self) -> Opened;
+    /// Opens a snapshot of what is committed and durable. Returns how many of the last commits, acknowledged early, it must not
+    /// show because they are not durable yet. Refused by default.
+    ///
+    /// # Errors
+    /// Of the engine.
+    fn snapshot(&mut self, name: u8) -> Result<u64, Failure> {
+        Err(Failure::new(FailureKind::Refused, format!("Unsupported: snapshot {name}")))
+    }
+    /// Closes it.
+    fn release(&mut self, name: u8) {
+        let _ = name;
+    }
+    /// Everything, as this reader sees it.
+    ///
+    /// # Errors
+    /// `Refused` if there is no such reader; `Damage` if a page cannot be read.
+    fn seen_by(&mut self, reader: Reader) -> Result<Contents, Failure> {
+        Err(Failure::new(FailureKind::Refused, format!("Unsupported: {reader:?}")))
+    }
+    /// Asked after each operation: which of its own limits the engine has broken, in a sentence.
+    fn limits(&mut self) -> Option<String> {
+        None
+    }
+}
+
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// The snapshot of that name.
+    Snapshot(u8),
+    /// The transaction.
+    Txn(Txn),
 }

@@ -2,11 +2,16 @@
 use crate::campaign::Kit;
 use crate::engines::{hamal::Hamal, pages::Pages};
 use crate::explore::coverage::Listener;
-use crate::workloads::{BTree, Bank, Counters};
+use crate::workloads::{BTree, Bank, Counters, Situations};
 use std::sync::Arc;
 
 /// Names of the workloads of [`kits`].
-pub const WORKLOADS: [&str; 3] = ["btree", "bank", "counters"];
+pub const WORKLOADS: [&str; 4] = ["btree", "bank", "counters", "situations"];
+
+/// The kit of these situations.
+pub fn situations_kit(situations: Situations) -> Kit {
+    Kit { engine: Box::new(Hamal::new().with_tracer(Arc::new(Listener))), workload: Box::new(situations) }
+}
 
 /// The kits of these workloads; unknown names are left out.
 pub fn kits(names: &[&str]) -> Vec<Kit> {
@@ -24,6 +29,7 @@ pub fn kits(names: &[&str]) -> Vec<Kit> {
                 engine: Box::new(Pages::new().with_tracer(Arc::new(Listener))),
                 workload: Box::new(Counters),
             },
+            "situations" => situations_kit(Situations::default()),
             _ => return None,
         })
     };

@@ -172,12 +172,33 @@ struct OpenTxn {
     savepoints: Vec<(u8, usize)>,
 }
 
+/// The row that an effect changed.
+fn row_of(effect: &Op) -> Option<(TreeNo, u32)> {
+    match *effect {
+        Op::Put { tree, key, .. } | Op::Delete { tree, key, .. } | Op::Add { tree, key, .. } => {
+            Some((tree, key))
+        }
+        _ => None,
+    }
+}
+
+/// The tree that an effect made or dropped.
+fn catalogue_of(effect: &Op) -> Option<TreeNo> {
+    match *effect {
+        Op::CreateTree { tree, .. } | Op::DropTree { tree, .. } => Some(tree),
+        _ => None,
+    }
+}
+
 /// Follows a scenario. Tell it of every operation [before](Model::begin) and [after](Model::end).
 #[derive(Clone, Debug)]
 pub struct Model {
     states: Arc<Vec<Contents>>,
     low: usize,
     open: BTreeMap<Txn, OpenTxn>,
+    /// What each commit changed: `commits[i]` made state `i + 1`.
+    commits: Vec<Vec<Op>>,
+    snapshots: BTreeMap<u8, Allowed>,
 }
 
 impl Default for Model {
@@ -189,7 +210,13 @@ impl Default for Model {
 impl Model {
     /// A model of a database that holds `contents`, all of it durable.
     pub fn starting_from(contents: Contents) -> Model {
-        Model { states: Arc::new(vec![contents]), low: 0, open: BTreeMap::new() }
+        Model {
+            states: Arc::new(vec![contents]),
+            low: 0,
+            open: BTreeMap::new(),
+            commits: Vec::new(),
+            snapshots: BTreeMap::new(),
+        }
     }
 
     /// What may be found now.
@@ -210,6 +237,7 @@ impl Model {
         for effect in &t.effects {
             next.apply(effect);
         }
+        self.commits.push(t.effects.clone());
         Arc::make_mut(&mut self.states).push(next);
     }
 
@@ -245,9 +273,13 @@ impl Model {
             }
             Op::Reopen => {
                 self.open.clear();
+                self.snapshots.clear();
                 self.low = self.states.len() - 1;
             }
-            Op::Checkpoint | Op::Flush | Op::Step => {}
+            Op::Release { name } => {
+                self.snapshots.remove(name);
+            }
+            Op::Read { .. } => {}
             // Removing what the transaction does not see is nothing, whoever may have put it there meanwhile.
             Op::Delete { txn, tree, key } if !self.sees(*txn, *tree, *key) => {}
             effect => {
@@ -287,7 +319,74 @@ impl Model {
             && self.open.contains_key(txn)
         {
             Arc::make_mut(&mut self.states).pop();
+            self.commits.pop();
         }
+    }
+
+    /// A snapshot was opened that must not show the last `early` commits.
+    pub fn opened_snapshot(&mut self, name: u8, early: u64) {
+        let mut allowed = self.allowed();
+        allowed.high -= usize::try_from(early).unwrap_or(usize::MAX).min(allowed.high - allowed.low);
+        self.snapshots.insert(name, allowed);
+    }
+
+    /// Whether the snapshot is open.
+    pub fn has_snapshot(&self, name: u8) -> bool {
+        self.snapshots.contains_key(&name)
+    }
+
+    /// What is wrong if snapshot `name` shows `found`. A snapshot shows one state for ever; which of those that were possible when
+    /// it was opened is known when it is first read.
+    pub fn looked(&mut self, name: u8, found: &Contents) -> Option<String> {
+        let allowed = self.snapshots.get_mut(&name)?;
+        match allowed.judge(found) {
+            // Equal states are one.
+            Ok(i) => {
+                let same = |j: &usize| allowed.states[*j] == allowed.states[i];
+                allowed.low = (allowed.low..=i).find(same).unwrap_or(i);
+                allowed.high = i;
+                None
+            }
+            Err((_, text)) => Some(format!("snapshot {name} does not show its state: {text}")),
+        }
+    }
+
+    /// What the transaction sees: the state in which it began, and its own changes.
+    pub fn seen_by(&self, txn: Txn) -> Option<Contents> {
+        let t = self.open.get(&txn)?;
+        let mut contents = self.states[t.began].clone();
+        t.effects.iter().for_each(|effect| contents.apply(effect));
+        Some(contents)
+    }
+
+    /// Why the operation must not be let through, if it must not: an open transaction has changed the same, or one that
+    /// committed after this one began.
+    pub fn must_refuse(&self, op: &Op) -> Option<String> {
+        let txn = op.txn()?;
+        let own = self.open.get(&txn)?;
+        let touches: &dyn Fn(&Op) -> bool = match *op {
+            Op::Delete { tree, key, .. } if !self.sees(txn, tree, key) => return None,
+            Op::Put { tree, key, .. } | Op::Delete { tree, key, .. } | Op::Add { tree, key, .. } => {
+                &move |other: &Op| row_of(other) == Some((tree, key)) || catalogue_of(other) == Some(tree)
+            }
+            Op::DropTree { tree, .. } => &move |other: &Op| catalogue_of(other) == Some(tree),
+            _ => return None,
+        };
+        let writes = |other: &Op| match *op {
+            Op::DropTree { tree, .. } => row_of(other).is_some_and(|(t, _)| t == tree),
+            _ => false,
+        };
+        for (other, t) in self.open.iter().filter(|(other, _)| **other != txn) {
+            if t.effects.iter().any(|e| touches(e) || writes(e)) {
+                return Some(format!(
+                    "`{op}` is let through, though open transaction {other} has changed the same"
+                ));
+            }
+        }
+        let later = self.commits.get(own.began..)?.iter().flatten();
+        later.into_iter().any(touches).then(|| {
+            format!("`{op}` is let through, though what it changes was changed after its transaction began")
+        })
     }
 
     /// The process died, or the engine did: open transactions are gone, and one of the allowed states is what there is.

@@ -51,6 +51,25 @@ pub enum Op {
     Step,
     /// Closes the database properly and opens it again. Open transactions are rolled back first.
     Reopen,
+    /// Opens snapshot `name`: a reader that stays.
+    Snapshot { name: u8 },
+    /// Reads everything through the snapshot: it must show the state of the moment at which it was opened.
+    Look { name: u8 },
+    /// Closes the snapshot.
+    Release { name: u8 },
+    /// Reads everything as the transaction sees it: the state in which it began, and its own changes.
+    Read { txn: Txn },
+    /// The process dies and another one opens the database. The power does not fail: what was written is there, synced or not.
+    /// Also where an earlier operation killed the engine: the scenario goes on here.
+    Kill,
+    /// A second process tries to open the database. It must be refused, and must not have written.
+    Rival,
+    /// The device is full from here on: no file may grow.
+    Full,
+    /// It has room again.
+    Room,
+    /// The scenario proper begins: what is done before is not crashed.
+    Here,
 }
 
 /// The bytes of key number `key`. Ascending numbers have ascending bytes; lengths differ.
@@ -84,8 +103,9 @@ impl Op {
             | Op::DropTree { txn, .. }
             | Op::Put { txn, .. }
             | Op::Delete { txn, .. }
+            | Op::Read { txn }
             | Op::Add { txn, .. } => Some(txn),
-            Op::Checkpoint | Op::Flush | Op::Step | Op::Reopen => None,
+            _ => None,
         }
     }
 }
@@ -108,6 +128,15 @@ impl fmt::Display for Op {
             Op::Flush => f.write_str("flush"),
             Op::Step => f.write_str("step"),
             Op::Reopen => f.write_str("reopen"),
+            Op::Snapshot { name } => write!(f, "snapshot {name}"),
+            Op::Look { name } => write!(f, "look {name}"),
+            Op::Release { name } => write!(f, "release {name}"),
+            Op::Read { txn } => write!(f, "read {txn}"),
+            Op::Kill => f.write_str("kill"),
+            Op::Rival => f.write_str("rival"),
+            Op::Full => f.write_str("full"),
+            Op::Room => f.write_str("room"),
+            Op::Here => f.write_str("here"),
         }
     }
 }
@@ -157,6 +186,15 @@ impl FromStr for Op {
             "flush" => Op::Flush,
             "step" => Op::Step,
             "reopen" => Op::Reopen,
+            "snapshot" => Op::Snapshot { name: fit("the name", number("the name")?)? },
+            "look" => Op::Look { name: fit("the name", number("the name")?)? },
+            "release" => Op::Release { name: fit("the name", number("the name")?)? },
+            "read" => Op::Read { txn: fit("the transaction", number("the transaction")?)? },
+            "kill" => Op::Kill,
+            "rival" => Op::Rival,
+            "full" => Op::Full,
+            "room" => Op::Room,
+            "here" => Op::Here,
             _ => return Err(format!("{verb:?} is no operation")),
         };
         match words.next() {

@@ -8,6 +8,7 @@
 use crate::engine::{Config, Engine, FailureKind};
 use crate::model::Allowed;
 use crate::op::Op;
+use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::{Ended, Newest, caught, newborn};
 use crate::sim::{Act, Image, Persistence, SimDisk, role};
@@ -45,13 +46,15 @@ pub enum Damage {
     OlderFile,
     /// The control file and one other file are as they were at an earlier moment.
     OlderPair,
+    /// Everything but the data file is as it was at an earlier moment.
+    OlderButData,
     /// A file is that of another database.
     Foreign,
 }
 
 impl Damage {
     /// All of them.
-    pub const ALL: [Damage; 12] = [
+    pub const ALL: [Damage; 13] = [
         Damage::Byte,
         Damage::Zeroed,
         Damage::Garbage,
@@ -63,6 +66,7 @@ impl Damage {
         Damage::Removed,
         Damage::OlderFile,
         Damage::OlderPair,
+        Damage::OlderButData,
         Damage::Foreign,
     ];
     /// In words.
@@ -79,6 +83,7 @@ impl Damage {
             Damage::Removed => "removed",
             Damage::OlderFile => "older file",
             Damage::OlderPair => "older control and",
+            Damage::OlderButData => "older but for data",
             Damage::Foreign => "foreign file",
         }
     }
@@ -319,7 +324,14 @@ impl<'a> Patient<'a> {
             if stop.load(Relaxed) {
                 return;
             }
-            let outcome = self.attempt(&image, tail);
+            let mut outcome = self.attempt(&image, tail);
+            // That the file is another database's must be said, not only that something is wrong.
+            if let (Damage::Foreign, Outcome::Error(kind), Some(right)) =
+                (damage, &outcome, self.engine.names_a_strangers_file(role(name)))
+                && kind != right
+            {
+                outcome = Outcome::Wrong(format!("{kind}, and not {right}"));
+            }
             table.cases += 1;
             cases.fetch_add(1, Relaxed);
             if matches!(outcome, Outcome::Silent(_) | Outcome::Wrong(_)) && table.violations.len() < 100 {
@@ -448,6 +460,17 @@ impl<'a> Patient<'a> {
                         }
                     }
                 }
+                Damage::OlderButData => {
+                    if name != "data" {
+                        continue;
+                    }
+                    for (i, o) in self.older.iter().enumerate() {
+                        // With the same data file it is the database of that moment, whole.
+                        if o.file(name).is_some_and(|old| old != *bytes) {
+                            visit(name, "as of moment", i as u64, o.with_file(name, bytes), false);
+                        }
+                    }
+                }
                 Damage::Foreign => {
                     if let Some(other) = self.foreign.file(name).filter(|o| o != bytes) {
                         let image = self.image.with_file(name, &other);
@@ -553,6 +576,39 @@ impl DiskFile for SpyFile {
     }
 }
 
+/// Damages what `ops` leave, closed properly or killed, in every way of one kind: the first violation, and how many databases were
+/// opened.
+///
+/// # Errors
+/// A sentence, if the scenario does not run.
+pub fn violation(
+    engine: &dyn Engine,
+    config: &Config,
+    ops: &[Op],
+    damage: Damage,
+    closed: bool,
+) -> Result<Option<(Violation, u64)>, String> {
+    let foreign = foreign(engine, config, ops)?;
+    let patient = Patient::new(engine, config, foreign, ops, closed)?;
+    let table = patient.sweep(damage, HUNT_STRIDE, &AtomicU64::new(0), &AtomicBool::new(false));
+    let first = table.violations.first().map(|(what, outcome)| match outcome {
+        Outcome::Silent(text) => Violation::new(Oracle::Silent, format!("{what}: {text}")),
+        other => Violation::new(Oracle::Fault, format!("{what}: {other:?}")),
+    });
+    Ok(first.map(|v| (v, table.cases)))
+}
+
+/// Of the bytes, every so manieth is enough to see a check that is missing.
+const HUNT_STRIDE: usize = 64;
+
+/// The database that a stranger makes by these operations.
+fn foreign(engine: &dyn Engine, config: &Config, ops: &[Op]) -> Result<Image, String> {
+    let other = engine.stranger();
+    let engine = other.as_deref().unwrap_or(engine);
+    let start = newborn(engine, config, Persistence::Posix).map_err(|f| f.to_string())?;
+    Ok(crate::run::run(engine, config, Persistence::Posix, Some(&start), ops, &|_| {}).disk.kept())
+}
+
 /// Sweeps a small database of this kit, closed properly or not, on several threads. Returns the table and the size of the
 /// database in bytes.
 ///
@@ -576,14 +632,7 @@ pub fn run(
         // Acknowledged work that only the log holds.
         ops.extend(kit.workload.afterwards());
     }
-    let foreign = kit.workload.operations(seed ^ 0xF0, 20);
-    let foreign = {
-        let other = kit.engine.stranger();
-        let engine = other.as_deref().unwrap_or(&*kit.engine);
-        let start = newborn(engine, &config, Persistence::Posix).map_err(|f| f.to_string())?;
-        let run = crate::run::run(engine, &config, Persistence::Posix, Some(&start), &foreign, &|_| {});
-        run.disk.kept()
-    };
+    let foreign = foreign(&*kit.engine, &config, &kit.workload.operations(seed ^ 0xF0, 20))?;
     let patient = Patient::new(&*kit.engine, &config, foreign, &ops, closed)?;
     let next = AtomicU64::new(0);
     let total = Mutex::new(Table::default());

@@ -2,6 +2,7 @@
 use crate::engine::Config;
 use crate::model::Contents;
 use crate::op::Op;
+use crate::sim::IoFault;
 
 /// A family of scenarios: one for each seed.
 pub trait Workload: Send + Sync {
@@ -12,6 +13,15 @@ pub trait Workload: Send + Sync {
     /// The operations of scenario `seed`, about `length` of them. A transaction whose operation is refused is rolled back by
     /// the runner at once, and the rest of its operations are left out, so generators need not know what is refused.
     fn operations(&self, seed: u64, length: usize) -> Vec<Op>;
+    /// Errors that scenario `seed` is about: it is always run with them. None by default.
+    fn faults(&self, seed: u64) -> Vec<IoFault> {
+        let _ = seed;
+        Vec::new()
+    }
+    /// Whether a campaign takes its scenarios in turn, by seeds 0, 1, 2 .., and not at random: there are only so many.
+    fn in_turn(&self) -> bool {
+        false
+    }
     /// Work that is done after a recovery, to see that the engine is alive. The default fits every key-value engine.
     fn afterwards(&self) -> Vec<Op> {
         use crate::op::Ack;

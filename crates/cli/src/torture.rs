@@ -38,7 +38,7 @@ pub(crate) struct Torture {
     /// Input/output errors to plan: a list of eio, nospace, eintr, short, lie, lost, misdirected, bitflip; or all, or none
     #[arg(long, default_value = "all", value_name = "LIST", value_delimiter = ',')]
     faults: Vec<String>,
-    /// Scenarios: a list of btree, bank, counters; or all
+    /// Scenarios: a list of btree, bank, counters, situations; or all
     #[arg(long, default_value = "all", value_name = "LIST", value_delimiter = ',')]
     workload: Vec<String>,
     /// How many crashes deep: 1 crashes no recovery
@@ -53,8 +53,8 @@ pub(crate) struct Torture {
     /// Threads; the default is one for each core
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Turn a planted bug on, or each of them in turn, and see it caught (needs a build with `--features mutants`)
-    #[arg(long, value_name = "NAME|all")]
+    /// Turn planted bugs on, one after the other, and see each caught: a list of names, or all (needs a build with `--features mutants`)
+    #[arg(long, value_name = "NAMES|all")]
     mutant: Option<String>,
     /// Damage a small database in every way at every place instead: bytes, sectors, pages, files; print the table of verdicts
     #[arg(long, conflicts_with_all = ["mutant", "cases", "minutes", "replay"])]
@@ -74,6 +74,9 @@ pub(crate) struct Torture {
     /// Go on after a violation
     #[arg(long)]
     keep_going: bool,
+    /// Seconds for making a violation small; the default is 30, and 10 for a planted bug
+    #[arg(long, value_name = "N")]
+    shrink: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -133,9 +136,14 @@ impl Torture {
             depth: self.depth,
             threads: self.threads.unwrap_or_else(cores),
             quick: self.quick,
+            shrink: self.shrink(30),
             stop_at_first: !self.keep_going,
             ..Plan::new(self.seed)
         })
+    }
+
+    fn shrink(&self, otherwise: u64) -> Duration {
+        Duration::from_secs(self.shrink.unwrap_or(otherwise))
     }
 
     fn kits(&self) -> Result<Vec<Kit>> {
@@ -167,7 +175,7 @@ pub(crate) fn torture(c: &Torture, common: &Common, out: &mut Out) -> Result<()>
     }
     let plan = c.plan()?;
     let kits = c.kits()?;
-    let report = watched(&kits, &plan, &stop, "torture");
+    let report = shown(&stop, "torture", |live| campaign(&kits, &plan, live));
     let files = report.found.iter().map(|f| save(&c.out, f, plan.seed)).collect::<Result<Vec<_>>>()?;
     if common.json {
         for (found, file) in report.found.iter().zip(&files) {
@@ -195,12 +203,12 @@ pub(crate) fn torture(c: &Torture, common: &Common, out: &mut Out) -> Result<()>
     }
 }
 
-/// Runs a campaign and shows how it gets on.
-fn watched(kits: &[Kit], plan: &Plan, stop: &Stop, what: &'static str) -> Report {
+/// Runs something and shows how it gets on.
+fn shown<T: Send + Default>(stop: &Stop, what: &'static str, run: impl FnOnce(&Live) -> T + Send) -> T {
     let live = Live::default();
     let bar = progress(what, None);
     std::thread::scope(|scope| {
-        let run = scope.spawn(|| campaign(kits, plan, &live));
+        let run = scope.spawn(|| run(&live));
         let started = Instant::now();
         while !run.is_finished() {
             std::thread::sleep(Duration::from_millis(20));
@@ -480,6 +488,7 @@ mod mutants {
     //! Planted bugs, one after the other.
     use super::*;
     use hamal::mutants::{ALL, Mutant, choose};
+    use hamal_fault_injection::hunt::{Hunted, hunt};
 
     fn named(name: &str) -> Result<Mutant> {
         ALL.iter().copied().find(|m| m.name() == name).ok_or_else(|| {
@@ -494,76 +503,107 @@ mod mutants {
     }
 
     pub(super) fn run(c: &Torture, name: &str, stop: &Stop, common: &Common, out: &mut Out) -> Result<()> {
-        let list = if name == "all" { ALL.to_vec() } else { vec![named(name)?] };
+        let list = match name {
+            "all" => ALL.to_vec(),
+            names => names.split(',').map(named).collect::<Result<Vec<_>>>()?,
+        };
         let started = Instant::now();
         let (mut cases, mut caught, mut deepest) = (0, 0u64, 0);
-        let mut survivors = Vec::new();
+        let (mut survivors, mut alarms) = (Vec::new(), Vec::new());
         if !common.json {
             out.line(format!(
-                "{:<34} {:<13} {:>9} {:>7} {:>5} {:>9}  what was lost",
-                "planted bug", "oracle", "states", "s", "ops", "decisions"
+                "{:<28} {:<12} {:<32} {:>8} {:>6} {:>4} {:>9}  what was lost",
+                "planted bug", "oracle", "hunter", "states", "s", "ops", "decisions"
             ))?;
         }
+        let kits = c.kits()?;
+        let plan = Plan {
+            time: Some(c.minutes.unwrap_or(Duration::from_secs(60))),
+            quick: true,
+            shrink: c.shrink(10),
+            ..c.plan()?
+        };
+        // Those that are not for this hunt are not waited for in a hunt for all.
+        let here = |m: &Mutant| m.shown_by().is_none() && m.masked_by().is_none();
         for mutant in &list {
             if stop.asked() {
                 break;
             }
-            choose(Some(*mutant));
-            let plan = Plan {
-                time: Some(c.minutes.unwrap_or(Duration::from_secs(60))),
-                quick: true,
-                mutant: Some(mutant.name().to_string()),
-                shrink: Duration::from_secs(10),
-                ..c.plan()?
+            let hunted = match list.len() == 1 || here(mutant) {
+                true => shown(stop, mutant.name(), |live| hunt(*mutant, &kits, &plan, live)),
+                false => Hunted::default(),
             };
-            let report = watched(&c.kits()?, &plan, stop, mutant.name());
-            choose(None);
-            cases += report.tally.cases;
-            deepest = deepest.max(report.tally.max_depth());
-            let found = report.found.first();
-            caught += u64::from(found.is_some());
-            let file = found.map(|f| save(&c.out, f, plan.seed)).transpose()?;
-            match (found, &file) {
-                (Some(f), Some(file)) if common.json => out.json(&violation_json(f, file))?,
-                (Some(f), _) => out.line(format!(
-                    "{:<34} {:<13} {:>9} {:>7.1} {:>5} {:>9}  {}",
-                    mutant.name(),
-                    f.violation.oracle.to_string(),
-                    grouped(f.after_cases),
-                    f.after_seconds,
-                    f.case.ops.len(),
-                    f.case.decisions(),
-                    f.violation.text,
-                ))?,
-                (None, _) => {
-                    survivors.push(mutant.name());
-                    if common.json {
-                        out.json(&json!({ "mutant": mutant.name(), "violation": null, "cases": report.tally.cases }))?;
-                    } else {
-                        out.line(format!(
-                            "{:<34} SURVIVES      {:>9} {:>7.1}",
-                            mutant.name(),
-                            grouped(report.tally.cases),
-                            report.seconds
-                        ))?;
-                    }
-                }
+            cases += hunted.states;
+            deepest = deepest.max(hunted.depth);
+            let elsewhere = mutant.shown_by().map(|test| ("threads", test));
+            let elsewhere = elsewhere.or(mutant.masked_by().map(|why| ("masked", why)));
+            if let (Some(f), None) = (&hunted.found, &hunted.false_alarm) {
+                caught += 1;
+                let file = save(&c.out, f, plan.seed)?;
+                report(&hunted, f, &file, common, out)?;
+            } else if let Some(text) = &hunted.false_alarm {
+                alarms.push(mutant.name());
+                line(mutant.name(), "FALSE ALARM", text, &hunted, common, out)?;
+            } else if let Some((what, text)) = elsewhere {
+                line(mutant.name(), what, text, &hunted, common, out)?;
+            } else {
+                survivors.push(mutant.name());
+                line(mutant.name(), "SURVIVES", "", &hunted, common, out)?;
             }
             out.flush()?;
         }
         let seconds = started.elapsed().as_secs_f64();
         if common.json {
             out.json(&json!({
-                "mutants": list.len(), "caught": caught, "survivors": survivors, "cases": cases,
+                "mutants": list.len(), "caught": caught, "survivors": survivors, "false_alarms": alarms, "cases": cases,
                 "cases_per_s": cases as f64 / seconds.max(1e-9), "violations": caught, "silent": 0,
                 "max_depth": deepest, "exhausted": "", "seconds": seconds,
             }))?;
         } else {
-            out.line(format!("{caught} of {} planted bugs were caught", list.len()))?;
+            out.line(format!("{caught} of {} planted bugs were caught in {seconds:.0} s", list.len()))?;
         }
-        if survivors.is_empty() {
-            return Ok(());
+        match (survivors.is_empty(), alarms.is_empty()) {
+            (true, true) => Ok(()),
+            (false, _) => Err(Failure::Check(format!("not caught: {}", survivors.join(", ")))),
+            (true, false) => Err(Failure::Check(format!("false alarms: {}", alarms.join(", ")))),
         }
-        Err(Failure::Check(format!("not caught: {}", survivors.join(", "))))
+    }
+
+    /// A catch.
+    fn report(hunted: &Hunted, found: &Found, file: &Path, common: &Common, out: &mut Out) -> Result<()> {
+        if common.json {
+            let mut object = violation_json(found, file);
+            object["hunter"] = hunted.by.clone().into();
+            return out.json(&object);
+        }
+        out.line(format!(
+            "{:<28} {:<12} {:<32} {:>8} {:>6.1} {:>4} {:>9}  {}",
+            found.case.mutant.as_deref().unwrap_or_default(),
+            found.violation.oracle.to_string(),
+            hunted.by,
+            grouped(found.after_cases),
+            found.after_seconds,
+            found.case.ops.len(),
+            found.case.decisions(),
+            found.violation.text,
+        ))
+    }
+
+    /// No catch.
+    fn line(
+        name: &str,
+        what: &str,
+        text: &str,
+        hunted: &Hunted,
+        common: &Common,
+        out: &mut Out,
+    ) -> Result<()> {
+        if common.json {
+            return out.json(&json!({
+                "mutant": name, "violation": null, "outcome": what, "text": text, "cases": hunted.states,
+            }));
+        }
+        let (states, seconds) = (grouped(hunted.states), hunted.seconds);
+        out.line(format!("{name:<28} {what:<45} {states:>8} {seconds:>6.1} {:>14}  {text}", ""))
     }
 }

@@ -71,11 +71,38 @@ impl Mutant {
         let number = name.parse().ok();
         ALL.iter().copied().find(|m| m.name() == name || Some(m.number()) == number)
     }
+    /// Where it is shown, if no crash of one thread can: the file of a test that runs several threads. None for the others.
+    pub fn shown_by(self) -> Option<&'static str> {
+        SHOWN_BY_THREADS.iter().find(|(m, _)| *m == self).map(|(_, test)| *test)
+    }
+    /// Why nothing outside shows it: a second line of defence, which is there, refuses what it lets through.
+    pub fn masked_by(self) -> Option<&'static str> {
+        MASKED.iter().find(|(m, _)| *m == self).map(|(_, why)| *why)
+    }
     /// Whether one thread is enough to show it.
     pub fn single_threaded(self) -> bool {
         !self.needs().contains(&Need::Threads)
     }
 }
+
+/// Planted bugs that need threads that run at the same time, with the files of the tests that show them.
+const SHOWN_BY_THREADS: &[(Mutant, &str)] = &[];
+
+/// Planted bugs behind which another check does the same.
+const MASKED: &[(Mutant, &str)] = &[
+    (
+        Mutant::ControlProofIgnored,
+        "analysis refuses a checkpoint that is not whole in the log, with the same kind of error",
+    ),
+    (
+        Mutant::LostWriteUnnoticed,
+        "the table of page versions notices the page as it is read for redo (VER-1)",
+    ),
+    (
+        Mutant::ChecksumWithoutPage,
+        "the table of page versions notices a page in the place of another one (VER-1)",
+    ),
+];
 
 impl fmt::Display for Mutant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -266,6 +293,15 @@ mod tests {
             fs::write(&path, &wanted).expect("write");
         }
         assert!(text == wanted, "docs/mutants.md differs from the list: run with BLESS=1");
+    }
+
+    #[test]
+    fn tests_that_show_a_bug_name_it() {
+        for (m, file) in SHOWN_BY_THREADS {
+            let text = fs::read_to_string(crates().parent().expect("root").join(file)).expect(file);
+            assert!(text.contains(&format!("Mutant::{m:?}")), "{file} does not name {m:?}");
+            assert!(!m.single_threaded() && m.masked_by().is_none(), "{m}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! One thread does everything. There are no background threads and nothing looks at a clock, so that a scenario does the same
 //! input/output each time. A transaction that would have to wait for another one waits for its own thread, which the engine
 //! notices: the operation is refused.
-use crate::engine::{Applied, Config, Engine, Failure, FailureKind, Opened, Session};
+use crate::engine::{Applied, Config, Engine, Failure, FailureKind, Opened, Reader, Session};
 use crate::explore::coverage;
 use crate::model::{Contents, Rows, number};
 use crate::op::{Ack, Op, TreeNo, Txn, key_bytes, tree_name, value_bytes};
@@ -14,8 +14,8 @@ use crate::oracles::{reference, replay};
 use crate::sim::{SimDisk, Watch};
 use hamal::disk::Disk;
 use hamal::{
-    Builder, CommitTicket, Database, Durability, Error, ErrorKind, Savepoint, TornPages, Tracer, Verdict,
-    WriteTxn,
+    Builder, CommitTicket, Database, Durability, Error, ErrorKind, ReadTxn, Savepoint, TornPages, Tracer,
+    Verdict, WriteTxn,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +31,12 @@ pub const MIN_CHECKPOINT_LOG_BYTES: u64 = 16 << 10;
 const MIN_LOG_PAGES: u64 = 64;
 /// Memory for old versions of rows: more than a scenario needs.
 const VERSION_BUDGET: usize = 4 << 20;
+
+/// Memory for former versions of rows in this set-up.
+fn version_budget(config: &Config) -> usize {
+    if config.version_bytes == 0 { VERSION_BUDGET } else { config.version_bytes.max(64 << 10) as usize }
+}
+
 /// The same for every run, so that two runs write the same bytes.
 pub(crate) const DATABASE_ID: [u8; 16] = [7; 16];
 /// That of a stranger's databases.
@@ -45,27 +51,41 @@ fn min_ring_bytes(config: &Config) -> u64 {
     }
 }
 
+fn ring_bytes(config: &Config) -> u64 {
+    min_ring_bytes(config).max(u64::from(config.ring_bytes))
+}
+
+fn segment_bytes(config: &Config) -> u64 {
+    u64::from(config.segment_bytes.max(MIN_SEGMENT_BYTES)).next_multiple_of(4096)
+}
+
+fn log_limit_bytes(config: &Config) -> u64 {
+    (8 * segment_bytes(config))
+        .max(4 * ring_bytes(config))
+        .max(MIN_LOG_PAGES * u64::from(config.page_size))
+        .max(2 * MIN_CHECKPOINT_LOG_BYTES)
+        .max(u64::from(config.log_bytes))
+}
+
 /// The options for `config`, raised to what the engine demands: to the minima above.
 pub(crate) fn builder(config: &Config, id: [u8; 16], tracer: Option<&Arc<dyn Tracer>>) -> Builder {
-    let page = u64::from(config.page_size);
     let frames = config.frames.max(MIN_FRAMES);
-    let segment = u64::from(config.segment_bytes.max(MIN_SEGMENT_BYTES)).next_multiple_of(4096);
-    let ring = min_ring_bytes(config);
-    let limit = (8 * segment).max(4 * ring).max(MIN_LOG_PAGES * page).max(2 * MIN_CHECKPOINT_LOG_BYTES);
+    let segment = segment_bytes(config);
+    let ring = ring_bytes(config);
     let torn = if config.images { TornPages::Images { compress: true } } else { TornPages::AtomicWrites };
     let builder = Database::builder()
         .page_size(config.page_size as usize)
         .cache_bytes(frames as usize * config.page_size as usize)
         .log_segment_bytes(segment)
         .log_ring_bytes(ring as usize)
-        .log_limit_bytes(limit)
+        .log_limit_bytes(log_limit_bytes(config))
         .log_pad(config.pad as usize)
         .checkpoint_log_bytes(MIN_CHECKPOINT_LOG_BYTES)
         .torn_pages(torn)
         .background(false)
         .recovery_threads(1)
-        .lock_timeout(Duration::ZERO)
-        .version_budget_bytes(VERSION_BUDGET)
+        .lock_timeout(Duration::from_millis(config.patience.into()))
+        .version_budget_bytes(version_budget(config))
         .database_id(id);
     match tracer {
         Some(tracer) => builder.tracer(tracer.clone()),
@@ -82,7 +102,7 @@ fn meaning(e: &Error) -> FailureKind {
     use ErrorKind::*;
     match e.kind() {
         Conflict | Deadlock | LockTimeout | NotFound | AlreadyExists | TransactionEnded | VersionBudget
-        | InvalidArgument => FailureKind::Refused,
+        | InvalidArgument | AlreadyOpen => FailureKind::Refused,
         NoSpace | LogFull => FailureKind::NoSpace,
         Io | PageUnreadable => FailureKind::Io,
         // An engine that stopped because it found a bug in itself is not merely dead.
@@ -126,15 +146,85 @@ fn opened_of(db: &Database) -> Opened {
 struct Open {
     tx: WriteTxn,
     savepoints: Vec<(u8, Savepoint)>,
+    /// Commits that had been acknowledged early when it began.
+    early: u64,
+}
+
+/// What must hold of the engine's own account of itself after each operation.
+struct Limits {
+    /// Pages that may be dirty, and how many were (recovery may leave more).
+    dirty: u64,
+    dirty_before: u64,
+    /// Bytes of former versions.
+    versions: u64,
+    segment: u64,
+    /// From where on the last two checkpoints need the log, and the redo point of the last.
+    keep: [u64; 2],
+    redo: u64,
+    /// The oldest record of a live transaction before the operation.
+    oldest: u64,
+}
+
+impl Limits {
+    fn new(config: &Config, db: &Database) -> Limits {
+        let stats = db.stats();
+        let segment = segment_bytes(config);
+        // So many that the log has room for the images of all, in a quarter of its limit.
+        let by_frames = stats.cache_frames - stats.cache_frames / 8;
+        let images = log_limit_bytes(config) / 4 / (u64::from(config.page_size) + 256);
+        Limits {
+            dirty: if config.images { by_frames.min(images.max(16)) } else { by_frames },
+            dirty_before: stats.cache_dirty,
+            versions: version_budget(config) as u64,
+            segment,
+            keep: [0, 0],
+            redo: stats.redo_point,
+            oldest: u64::MAX,
+        }
+    }
+
+    /// What is wrong now, in a sentence.
+    fn broken(&mut self, stats: &hamal::Stats) -> Option<String> {
+        if stats.redo_point != self.redo {
+            self.redo = stats.redo_point;
+            self.keep = [self.keep[1], self.redo.min(self.oldest)];
+        }
+        self.oldest = if stats.oldest_writer == 0 { u64::MAX } else { stats.oldest_writer };
+        // The log goes by whole segments; a transaction that has ended since counts too.
+        let needed = self.keep[0].min(self.keep[1]).saturating_sub(4 * self.segment);
+        let dirty = self.dirty.max(self.dirty_before);
+        self.dirty_before = stats.cache_dirty;
+        if stats.cache_dirty > dirty {
+            return Some(format!(
+                "{} pages are dirty, and {} may be (BUF-CAP)",
+                stats.cache_dirty, self.dirty
+            ));
+        }
+        if stats.version_bytes > self.versions {
+            let used = stats.version_bytes;
+            return Some(format!("former versions take {used} bytes of {} (TXN-VERSIONS)", self.versions));
+        }
+        (stats.log_oldest < needed).then(|| {
+            format!(
+                "the log is kept from {} on, and two checkpoints need it from {needed} on",
+                stats.log_oldest
+            )
+        })
+    }
 }
 
 /// What the two levels of the engine have in common: transactions, and operations on the whole.
 pub(crate) struct Base {
     // Dropped before the database.
     open: BTreeMap<Txn, Open>,
+    snapshots: BTreeMap<u8, ReadTxn>,
     db: Option<Database>,
+    limits: Limits,
     /// Early commits that may not be durable yet.
-    early: Vec<CommitTicket>,
+    early: Vec<(u64, CommitTicket)>,
+    /// How many there ever were.
+    early_ever: u64,
+    config: Config,
     builder: Builder,
     disk: Arc<dyn Disk>,
     opened: Opened,
@@ -142,18 +232,28 @@ pub(crate) struct Base {
 
 impl Base {
     /// Makes a database.
-    pub(crate) fn create(builder: Builder, disk: Arc<dyn Disk>) -> Result<Base, Failure> {
+    pub(crate) fn create(config: &Config, builder: Builder, disk: Arc<dyn Disk>) -> Result<Base, Failure> {
         let db = builder.create_on(disk.clone()).map_err(|e| failure(&e))?;
-        Ok(Base::of(db, builder, disk))
+        Ok(Base::of(config, db, builder, disk))
     }
     /// Opens it, or makes it if a creation was cut short.
-    pub(crate) fn open(builder: Builder, disk: Arc<dyn Disk>) -> Result<Base, Failure> {
+    pub(crate) fn open(config: &Config, builder: Builder, disk: Arc<dyn Disk>) -> Result<Base, Failure> {
         let db = builder.open_or_create_on(disk.clone()).map_err(|e| failure(&e))?;
-        Ok(Base::of(db, builder, disk))
+        Ok(Base::of(config, db, builder, disk))
     }
-    fn of(db: Database, builder: Builder, disk: Arc<dyn Disk>) -> Base {
-        let opened = opened_of(&db);
-        Base { open: BTreeMap::new(), db: Some(db), early: Vec::new(), builder, disk, opened }
+    fn of(config: &Config, db: Database, builder: Builder, disk: Arc<dyn Disk>) -> Base {
+        Base {
+            open: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            opened: opened_of(&db),
+            limits: Limits::new(config, &db),
+            db: Some(db),
+            early: Vec::new(),
+            early_ever: 0,
+            config: config.clone(),
+            builder,
+            disk,
+        }
     }
 
     /// The database.
@@ -182,7 +282,7 @@ impl Base {
                     ));
                 }
                 let tx = self.db()?.begin_write().map_err(|e| failure(&e))?;
-                self.open.insert(txn, Open { tx, savepoints: Vec::new() });
+                self.open.insert(txn, Open { tx, savepoints: Vec::new(), early: self.early_ever });
             }
             Op::Savepoint { txn, name } => {
                 let open = self.open.get_mut(&txn).ok_or_else(|| not_open(txn))?;
@@ -206,8 +306,11 @@ impl Base {
                 };
                 let ticket = open.tx.commit_with(durability).map_err(|e| failure(&e))?;
                 match ack {
-                    Ack::Durable => self.after_durable(&ticket)?,
-                    Ack::Early => self.early.push(ticket),
+                    Ack::Durable => self.after_durable(&ticket, open.early)?,
+                    Ack::Early => {
+                        self.early.push((self.early_ever, ticket));
+                        self.early_ever += 1;
+                    }
                 }
             }
             // A transaction that is not open has been rolled back: by a commit that failed.
@@ -222,7 +325,7 @@ impl Base {
             Op::Flush => self.db()?.flush().map_err(|e| failure(&e))?,
             Op::Step => {
                 self.db()?.maintenance_step().map_err(|e| failure(&e))?;
-                if !self.early.iter().all(CommitTicket::is_durable) {
+                if !self.early.iter().all(|(_, t)| t.is_durable()) {
                     return Err(bug(
                         "Internal: a step of background work did not make an early commit durable",
                     ));
@@ -236,17 +339,32 @@ impl Base {
             | Op::Add { .. } => {
                 return Ok(None);
             }
+            Op::Snapshot { .. }
+            | Op::Look { .. }
+            | Op::Release { .. }
+            | Op::Read { .. }
+            | Op::Kill
+            | Op::Rival
+            | Op::Full
+            | Op::Room
+            | Op::Here => return Err(bug(format!("Internal: `{op}` is for the runner"))),
         }
         Ok(Some(self.done()))
     }
 
     /// After a durable commit, which makes earlier ones durable too. One case is not the engine's promise but made true
-    /// here: a transaction that wrote nothing has no record, and its commit waits only for what it could see.
-    fn after_durable(&self, commit: &CommitTicket) -> Result<(), Failure> {
+    /// here: a transaction that wrote nothing has no record, and its commit waits only for what it could see: the first `seen`
+    /// early commits.
+    fn after_durable(&self, commit: &CommitTicket, seen: u64) -> Result<(), Failure> {
         if !commit.is_durable() {
             return Err(bug("Internal: a durable commit returned before it was durable"));
         }
-        for early in self.early.iter().filter(|t| !t.is_durable()) {
+        for (number, early) in self.early.iter().filter(|(_, t)| !t.is_durable()) {
+            if *number < seen {
+                return Err(bug(
+                    "Internal: a durable commit returned before what its transaction saw was durable",
+                ));
+            }
             if early.lsn() <= commit.lsn() {
                 return Err(bug("Internal: an early commit is not durable, and a later one is"));
             }
@@ -257,7 +375,7 @@ impl Base {
 
     /// The operation was done. Whether everything is durable is what the tickets say.
     pub(crate) fn done(&mut self) -> Applied {
-        self.early.retain(|t| !t.is_durable());
+        self.early.retain(|(_, t)| !t.is_durable());
         if self.early.is_empty() { Applied::AllDurable } else { Applied::Done }
     }
 
@@ -265,6 +383,7 @@ impl Base {
         while let Some((_, open)) = self.open.pop_first() {
             open.tx.rollback().map_err(|e| failure(&e))?;
         }
+        self.snapshots.clear();
         self.db()?;
         if let Some(db) = self.db.take() {
             db.close().map_err(|e| failure(&e))?;
@@ -273,11 +392,28 @@ impl Base {
         let db = self.builder.open_on(self.disk.clone()).map_err(|e| failure(&e))?;
         self.opened = opened_of(&db);
         let report = db.recovery_report().to_string();
+        self.limits = Limits::new(&self.config, &db);
         self.db = Some(db);
         if self.opened.clean {
             return Ok(());
         }
         Err(bug(format!("Internal: the open after a proper close had something to recover: {report}")))
+    }
+
+    /// Opens a snapshot.
+    pub(crate) fn snapshot(&mut self, name: u8) -> Result<u64, Failure> {
+        let snapshot = self.db()?.begin_read().map_err(|e| failure(&e))?;
+        self.snapshots.insert(name, snapshot);
+        Ok(self.early.iter().filter(|(_, t)| !t.is_durable()).count() as u64)
+    }
+    /// Closes it.
+    pub(crate) fn release(&mut self, name: u8) {
+        self.snapshots.remove(&name);
+    }
+    /// See [`Session::limits`].
+    pub(crate) fn broken_limit(&mut self) -> Option<String> {
+        let stats = self.db.as_ref()?.stats();
+        self.limits.broken(&stats)
     }
 
     /// What the engine's own verification finds.
@@ -329,13 +465,19 @@ impl Engine for Hamal {
         "hamal"
     }
     fn create(&self, disk: Arc<dyn Disk>, config: &Config) -> Result<Box<dyn Session>, Failure> {
-        Ok(Box::new(Trees(Base::create(builder(config, self.id, self.tracer.as_ref()), disk)?)))
+        Ok(Box::new(Trees(Base::create(config, builder(config, self.id, self.tracer.as_ref()), disk)?)))
     }
     fn open(&self, disk: Arc<dyn Disk>, config: &Config) -> Result<Box<dyn Session>, Failure> {
-        Ok(Box::new(Trees(Base::open(builder(config, self.id, self.tracer.as_ref()), disk)?)))
+        Ok(Box::new(Trees(Base::open(config, builder(config, self.id, self.tracer.as_ref()), disk)?)))
     }
     fn stranger(&self) -> Option<Box<dyn Engine>> {
         Some(Box::new(Hamal { id: STRANGERS_ID, ..self.clone() }))
+    }
+    fn first_writer_wins(&self) -> bool {
+        true
+    }
+    fn names_a_strangers_file(&self, role: &str) -> Option<&str> {
+        matches!(role, "wal" | "control" | "versions").then_some("WrongDatabase")
     }
     fn watch(&self, config: &Config) -> Option<Box<dyn Watch>> {
         Some(HamalWatch::new(config))
@@ -389,37 +531,84 @@ fn tree_number(name: &str) -> Option<TreeNo> {
     (tree_name(n) == name).then_some(n)
 }
 
+fn through_snapshot(snapshot: &ReadTxn) -> Result<Contents, Failure> {
+    let names = snapshot.trees().map_err(|e| failure(&e))?;
+    everything(names, |name| snapshot.tree(name).map(|t| t.iter()))
+}
+
+/// Scans all trees.
+fn everything(
+    names: Vec<String>,
+    scan: impl Fn(&str) -> hamal::Result<hamal::Range>,
+) -> Result<Contents, Failure> {
+    let mut contents = Contents::default();
+    for name in names {
+        let Some(number) = tree_number(&name) else {
+            return Err(bug(format!("Internal: there is a tree {name:?} that nobody made")));
+        };
+        let mut rows = Rows::new();
+        for row in scan(&name).map_err(|e| failure(&e))? {
+            let (key, value) = row.map_err(|e| failure(&e))?;
+            let key = key.into_vec();
+            if rows.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                let key = String::from_utf8_lossy(&key);
+                return Err(bug(format!("Internal: a scan of {name} came to {key} out of order")));
+            }
+            rows.insert(key, value.into_vec());
+        }
+        if contents.trees.insert(number, rows).is_some() {
+            return Err(bug(format!("Internal: there are two trees {name:?}")));
+        }
+    }
+    Ok(contents)
+}
+
 impl Session for Trees {
     fn apply(&mut self, op: &Op) -> Result<Applied, Failure> {
         if let Some(applied) = self.0.apply(op)? {
             return Ok(applied);
         }
-        self.change(op).map_err(|e| failure(&e))??;
+        match self.change(op) {
+            // There is one thread: whoever waits here waits for itself.
+            Err(e) if e.kind() == ErrorKind::LockTimeout && self.0.config.patience > 0 => {
+                return Err(bug(format!("Internal: a transaction waited for its own thread: {e}")));
+            }
+            done => done.map_err(|e| failure(&e))??,
+        }
         Ok(self.0.done())
     }
 
     fn contents(&mut self) -> Result<Contents, Failure> {
         let snapshot = self.0.db()?.begin_read().map_err(|e| failure(&e))?;
-        let mut contents = Contents::default();
-        for name in snapshot.trees().map_err(|e| failure(&e))? {
-            let Some(number) = tree_number(&name) else {
-                return Err(bug(format!("Internal: there is a tree {name:?} that nobody made")));
-            };
-            let mut rows = Rows::new();
-            for row in snapshot.tree(&name).map_err(|e| failure(&e))?.iter() {
-                let (key, value) = row.map_err(|e| failure(&e))?;
-                let key = key.into_vec();
-                if rows.last_key_value().is_some_and(|(last, _)| *last >= key) {
-                    let key = String::from_utf8_lossy(&key);
-                    return Err(bug(format!("Internal: a scan of {name} came to {key} out of order")));
+        through_snapshot(&snapshot)
+    }
+
+    fn snapshot(&mut self, name: u8) -> Result<u64, Failure> {
+        self.0.snapshot(name)
+    }
+
+    fn release(&mut self, name: u8) {
+        self.0.release(name);
+    }
+
+    fn seen_by(&mut self, reader: Reader) -> Result<Contents, Failure> {
+        match reader {
+            Reader::Txn(txn) => {
+                let tx = self.0.txn(txn)?;
+                let names = tx.trees().map_err(|e| failure(&e))?;
+                everything(names, |name| tx.tree(name).map(|t| t.iter()))
+            }
+            Reader::Snapshot(name) => match self.0.snapshots.get(&name) {
+                Some(snapshot) => through_snapshot(snapshot),
+                None => {
+                    Err(Failure::new(FailureKind::Refused, format!("NotFound: there is no snapshot {name}")))
                 }
-                rows.insert(key, value.into_vec());
-            }
-            if contents.trees.insert(number, rows).is_some() {
-                return Err(bug(format!("Internal: there are two trees {name:?}")));
-            }
+            },
         }
-        Ok(contents)
+    }
+
+    fn limits(&mut self) -> Option<String> {
+        self.0.broken_limit()
     }
 
     fn verify(&mut self) -> Result<Vec<String>, Failure> {

@@ -400,7 +400,16 @@ impl Store {
             | Op::Checkpoint
             | Op::Flush
             | Op::Step
-            | Op::Reopen => return Ok(()),
+            | Op::Reopen
+            | Op::Snapshot { .. }
+            | Op::Look { .. }
+            | Op::Release { .. }
+            | Op::Read { .. }
+            | Op::Kill
+            | Op::Rival
+            | Op::Full
+            | Op::Room
+            | Op::Here => return Ok(()),
         };
         let (Change::Create(tree) | Change::Drop(tree) | Change::Put(tree, ..) | Change::Delete(tree, ..)) =
             change;

@@ -339,24 +339,23 @@ pub(crate) fn afterwards(
 /// Works on, is killed, and looks again.
 fn life_after(subject: Subject<'_>, disk: &SimDisk, contents: &Contents, ops: &[Op]) -> Option<Violation> {
     let fail = |text: String| Some(Violation::new(Oracle::LifeAfter, text));
-    let opened = caught(|| subject.engine.open(Arc::new(disk.clone()), subject.config));
-    let mut session = match opened {
-        Ok(Ok(s)) => s,
-        Ok(Err(f)) => return fail(format!("the open after a recovery fails: {f}")),
-        Err(panic) => return fail(format!("the open after a recovery panics: {panic}")),
+    let start = Model::starting_from(contents.clone());
+    let mut player = Player::new(subject.engine, subject.config, disk.clone(), start);
+    let ended = player.play(false, ops);
+    let opened = player.marks.len() > 1;
+    let what = |i: usize| match ops.get(i) {
+        Some(op) if opened => format!("`{op}` after a recovery"),
+        _ => "the open after a recovery".to_string(),
     };
-    let mut player = Player::new(disk, Model::starting_from(contents.clone()));
-    match player.play(&mut *session, ops) {
+    match ended {
         Ended::Whole => {}
-        Ended::Dead(i, f) | Ended::Wrong(i, f) => {
-            return fail(format!("`{}` after a recovery fails: {f}", ops[i]));
-        }
-        Ended::Panicked(i, panic) => return fail(format!("`{}` after a recovery panics: {panic}", ops[i])),
+        Ended::Dead(i, f) | Ended::Wrong(i, f) => return fail(format!("{} fails: {f}", what(i))),
+        Ended::Panicked(i, panic) => return fail(format!("{} panics: {panic}", what(i))),
+        Ended::Violated(i, v) => return fail(format!("{}: {}", what(i), v.text)),
     }
     let allowed = player.model.allowed();
-    let image = disk.kept();
-    disk.power_off();
-    drop(session);
+    let image = player.disk.kept();
+    player.end();
     let again = recover(
         Subject { oracles: Oracles { structure: true, ..Oracles::LIGHT }, ..subject },
         &image,

@@ -95,6 +95,11 @@ impl Watch for Noting {
         self.kinds.0.lock().push(last);
         self.then.as_mut()?.before(event, data, disk)
     }
+    fn restarted(&mut self, disk: &Durable<'_>) {
+        if let Some(then) = &mut self.then {
+            then.restarted(disk);
+        }
+    }
     fn acknowledged(&mut self, disk: &Durable<'_>) -> Option<String> {
         self.then.as_mut()?.acknowledged(disk)
     }

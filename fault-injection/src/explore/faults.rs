@@ -11,7 +11,7 @@
 use super::check::{Listed, Otherwise, Subject, recover};
 use super::plans::{self, Units};
 use super::replay::{Scenario, op_text, run_itself};
-use super::{Crash, Finding, Search, Tally};
+use super::{Crash, Explorer, Finding, Search, Tally};
 use crate::case::Damage;
 use crate::engine::FailureKind;
 use crate::model::{Allowed, Wrong as Judged};
@@ -60,6 +60,9 @@ pub fn kinds(name: &str, event: &IoEvent, random: &mut Random) -> Vec<(Wrong, bo
     }
 }
 
+/// Recoveries that are spent on crashes after one planned error.
+const LIFE_AFTER_ERROR: u64 = 200;
+
 /// How much is forgiven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mercy {
@@ -97,22 +100,27 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
     let wrong = |oracle, text: String, op| {
         Some(Finding { violation: Violation::new(oracle, text), crashes: Vec::new(), op })
     };
-    for fault in scenario.faults {
-        match (&fault.what, &run.ended) {
-            (Wrong::Interrupted | Wrong::Short(_), Ended::Dead(i, f)) => {
-                let text = format!("under `{what}` `{}` fails: {f}", op_text(scenario.ops, *i));
-                out.finding = wrong(Oracle::Fault, text, Some(*i));
+    for (fault, (i, f)) in scenario.faults.iter().flat_map(|fault| run.deaths().map(move |d| (fault, d))) {
+        match fault.what {
+            Wrong::Eio if !damaging && f.kind == FailureKind::Damage => {
+                let text = format!("under `{what}` `{}` calls it damage: {f}", op_text(scenario.ops, i));
+                out.finding = wrong(Oracle::Fault, text, Some(i));
                 return out;
             }
-            (Wrong::NoSpace, Ended::Dead(i, f))
+            Wrong::Interrupted | Wrong::Short(_) => {
+                let text = format!("under `{what}` `{}` fails: {f}", op_text(scenario.ops, i));
+                out.finding = wrong(Oracle::Fault, text, Some(i));
+                return out;
+            }
+            Wrong::NoSpace
                 if matches!(fault.act, Act::SetLen | Act::Create | Act::MakeDir)
                     && f.kind == FailureKind::Dead =>
             {
                 let text = format!(
                     "under `{what}` `{}` kills the engine, where it could have refused: {f}",
-                    op_text(scenario.ops, *i)
+                    op_text(scenario.ops, i)
                 );
-                out.finding = wrong(Oracle::Fault, text, Some(*i));
+                out.finding = wrong(Oracle::Fault, text, Some(i));
                 return out;
             }
             _ => {}
@@ -152,8 +160,7 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
     let mut finding = judge(&kept, newest(), after_death, tally);
     let units = Units::of(image.pending());
     let mut power = vec![plans::Plan::all(&units, Fate::Lost), plans::Plan::all(&units, Fate::Kept)];
-    let torn = if subject.config.images { search.reach.random.min(4) } else { 0 };
-    power.extend((0..torn).map(|_| plans::random(&units, scenario.model, &mut random)));
+    power.extend((0..search.reach.random.min(4)).map(|_| plans::random(&units, scenario.model, &mut random)));
     for plan in power {
         if finding.is_some() {
             break;
@@ -166,6 +173,19 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
             after_failure,
             tally,
         );
+    }
+    // Where life went on after the error, crashes of it, quickly: there is a run for each error.
+    let lived_on = scenario.ops.contains(&Op::Kill) || !run.died.is_empty();
+    let honest = scenario.faults.iter().all(|f| matches!(f.what, Wrong::Eio | Wrong::NoSpace));
+    if finding.is_none() && lived_on && honest {
+        let quick = Search::quick(scenario.model, search.seed);
+        let mut go_on = |t: &Tally| t.cases < LIFE_AFTER_ERROR;
+        let mut explorer = Explorer::new(subject, quick, scenario.after, &mut go_on);
+        finding = explorer.explore(&run);
+        tally.add(&explorer.tally);
+        if let Some(f) = &mut finding {
+            f.violation.text = format!("under `{what}`: {}", f.violation.text);
+        }
     }
     out.finding = finding;
     out

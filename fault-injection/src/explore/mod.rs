@@ -18,7 +18,7 @@ use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::Run;
-use crate::sim::{Fate, Image, Persistence, Question, Site};
+use crate::sim::{Image, Persistence, Question, Site};
 use check::{Listed, Must, Oracles, Otherwise, Recovered, Subject, afterwards, recover};
 use coverage::Walk;
 use plans::{Plan, Units};
@@ -266,7 +266,8 @@ impl<'a> Explorer<'a> {
             }
             // So many of the rest as are still wanted, each with the same chance.
             let wanted = (self.search.points as u64).saturating_sub(self.tally.points);
-            let skip = wanted < (all - point) as u64 && self.random.below((all - point) as u64) >= wanted;
+            let skip = point < run.from
+                || wanted < (all - point) as u64 && self.random.below((all - point) as u64) >= wanted;
             walk.pass(&events, point, &run.kinds, 0, !skip);
             let site = events.get(point).map(|e| e.site);
             let count = site.map_or(0, |s| {
@@ -307,17 +308,14 @@ impl<'a> Explorer<'a> {
         let ways = questions.iter().fold(1u64, |n, (_, o)| n.saturating_mul(u64::from(*o)));
         let mut trie = Trie::new();
         let ordered = self.search.model == Persistence::Ordered;
-        // Without images a page must not be torn: plans keep each write to the data file whole.
-        let whole_pages = !self.subject.config.images;
-        let exact = !ordered && !whole_pages;
+        let exact = !ordered;
         if exact && ways <= u64::from(reach.exact) {
             self.exact(place, &mut trie, reach.exact)?;
         }
         let mut finished = None;
         let units = Units::of(image.pending());
         let mut left = reach.plans;
-        let last = reach.level.map(|l| if whole_pages { l.min(2) } else { l });
-        for level in 0..last.map_or(0, |l| l + 1) {
+        for level in 0..reach.level.map_or(0, |l| l + 1) {
             if trie.is_complete() {
                 break;
             }
@@ -352,9 +350,7 @@ impl<'a> Explorer<'a> {
         }
         if place.depth == 0 && !self.stopped {
             match finished {
-                _ if trie.is_complete() || (ordered && !whole_pages && finished.is_some()) => {
-                    self.tally.exact += 1
-                }
+                _ if trie.is_complete() || (ordered && finished.is_some()) => self.tally.exact += 1,
                 Some(level) => self.tally.levels[usize::from(level)] += 1,
                 None => self.tally.open += 1,
             }
@@ -395,13 +391,7 @@ impl<'a> Explorer<'a> {
         plan: &Plan,
         trie: &mut Trie,
     ) -> Result<bool, Box<Finding>> {
-        let whole = |op: usize| !self.subject.config.images && place.image.pending()[op].site.role == "data";
-        // The length's fate is that of the whole write.
-        let fate = |op, sector| match whole(op) {
-            true if plan.fate(units, op, u64::MAX) == Fate::Kept => Fate::Kept,
-            true => Fate::Lost,
-            false => plan.fate(units, op, sector),
-        };
+        let fate = |op, sector| plan.fate(units, op, sector);
         let answer = |q: Question, options: u8| place.image.answer(q, &fate).min(options - 1);
         if trie.covers(answer) {
             self.tally.alike += 1;

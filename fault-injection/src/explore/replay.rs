@@ -39,6 +39,7 @@ pub fn run_itself(run: &Run) -> Option<Finding> {
     let (violation, op) = match &run.ended {
         Ended::Panicked(i, panic) => (Violation::new(Oracle::Panic, format!("it panics: {panic}")), *i),
         Ended::Wrong(i, f) => (Violation::new(Oracle::Fault, f.to_string()), *i),
+        Ended::Violated(i, v) => (v.clone(), *i),
         Ended::Whole | Ended::Dead(..) => {
             let first = run.disk.objections().into_iter().next()?;
             return Some(Finding {
@@ -69,10 +70,10 @@ pub fn search(
     if let Some(f) = run_itself(&run) {
         return (tally, Some(f));
     }
-    if let Ended::Dead(i, f) = &run.ended {
-        let text = format!("`{}` fails without any error of the disk: {f}", op_text(scenario.ops, *i));
+    if let Some((i, f)) = run.deaths().next() {
+        let text = format!("`{}` fails without any error of the disk: {f}", op_text(scenario.ops, i));
         let violation = Violation::new(Oracle::Fault, text);
-        return (tally, Some(Finding { violation, crashes: Vec::new(), op: Some(*i) }));
+        return (tally, Some(Finding { violation, crashes: Vec::new(), op: Some(i) }));
     }
     let mut explorer = Explorer::new(subject, search, scenario.after, go_on);
     let finding = explorer.explore(&run);
@@ -94,6 +95,7 @@ fn point_of(events: &[IoEvent], crash: &Crash) -> Option<usize> {
 /// Replays exactly these crashes. `None` if nothing is wrong, or if the scenario no longer reaches them.
 pub fn replay(subject: Subject<'_>, scenario: Scenario<'_>, crashes: &[Crash]) -> Option<Finding> {
     let run = scenario.run(subject);
+    run.disk.heal();
     if let Some(f) = run_itself(&run) {
         return Some(f);
     }

@@ -43,6 +43,8 @@ pub enum Oracle {
     Determinism,
     /// Wrong error, or an error where none is due, under an injected fault.
     Fault,
+    /// A snapshot or a transaction sees something else than its state, or a change was let through that must be refused.
+    Isolation,
 }
 
 impl fmt::Display for Oracle {
@@ -63,6 +65,7 @@ impl fmt::Display for Oracle {
             Oracle::Bounds => "bounds",
             Oracle::Determinism => "determinism",
             Oracle::Fault => "fault",
+            Oracle::Isolation => "isolation",
         };
         f.write_str(name)
     }

@@ -89,9 +89,13 @@ impl HamalWatch {
     /// A watch for a database of this set-up that is about to be made or opened.
     #[expect(clippy::new_ret_no_self, reason = "a watch is only ever used behind the trait")]
     pub fn new(config: &Config) -> Box<dyn Watch> {
-        Box::new(HamalWatch {
-            page_size: u64::from(config.page_size),
-            images: config.images,
+        Box::new(HamalWatch::of(u64::from(config.page_size), config.images))
+    }
+
+    fn of(page_size: u64, images: bool) -> HamalWatch {
+        HamalWatch {
+            page_size,
+            images,
             groups: Vec::new(),
             synced: 0,
             current: Vec::new(),
@@ -105,7 +109,7 @@ impl HamalWatch {
             slots: None,
             entered: BTreeSet::new(),
             named: None,
-        })
+        }
     }
 }
 
@@ -149,6 +153,15 @@ impl Watch for HamalWatch {
             _ => None,
         };
         renamed.or(objection)
+    }
+
+    /// What lies on the disk is taken as found, but for what the log says of pages and transactions, which stays true. A page
+    /// that the dead process wrote and did not sync may wait longer than until the next checkpoint (CKP-3 is for the writes of
+    /// one process): the new one has it as dirty, and CKP-2 sees to it that the log keeps what the durable version lacks.
+    fn restarted(&mut self, _: &Durable<'_>) {
+        let fresh = HamalWatch::of(self.page_size, self.images);
+        let HamalWatch { pages, live, .. } = std::mem::replace(self, fresh);
+        (self.pages, self.live) = (pages, live);
     }
 
     fn acknowledged(&mut self, disk: &Durable<'_>) -> Option<String> {

@@ -3,7 +3,7 @@
 //! It holds what is there *now*, and a record of what was done and answered. What a crash may leave is worked out from the
 //! record when somebody asks ([`SimDisk::image`]). After a boot, what the power failure left undecided is asked of the
 //! [`Fates`] when a call first depends on it, and the answer is written into what is there now.
-use super::content::{SECTOR, hash, mix};
+use super::content::{SECTOR, SECTORS, hash, mix};
 use super::door::SimFile;
 use super::faults::{Plan, flip};
 use super::image::Image;
@@ -22,15 +22,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A disk in memory on which every change is remembered, so that it can be crashed at every point of its past. Clones are the
-/// same disk.
+/// same disk, used by the same process; [`another_process`](SimDisk::another_process) uses it too.
 #[derive(Clone)]
 pub struct SimDisk {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    off: AtomicBool,
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
+    /// Whether the process is dead, and with it every handle of its.
+    dead: Arc<AtomicBool>,
 }
 
 pub(super) struct Inner {
@@ -148,18 +145,24 @@ impl Inner {
     fn ask_sector(&mut self, id: FileId, sector: u64) -> io::Result<()> {
         let model = self.origin.model;
         let Some(open) = &self.live(id)?.open else { return Ok(()) };
+        let sector = open.state.asked_for(sector);
         let options = open.state.options(sector, model);
         let answer = self.ask(Question::Sector { file: id, sector }, options);
         let file = self.live(id)?;
-        if let Some(open) = &file.open {
+        let Some(open) = &file.open else { return Ok(()) };
+        // Those of a page that was written as a whole; what is not undecided any longer was overwritten meanwhile.
+        let together = match open.state.is_atomic() {
+            true => sector..sector + SECTORS,
+            false => sector..sector + 1,
+        };
+        for sector in together.clone().filter(|s| open.is_undecided(*s)) {
             let bytes = open.state.chosen(id, sector, answer);
             file.now.write(sector * SECTOR, &bytes);
-            let (len, decided) = (file.len, !open.length);
-            if decided && (sector + 1) * SECTOR > len {
-                file.now.cut(len);
-            }
         }
-        file.close(sector..sector + 1);
+        if !open.length && together.end * SECTOR > file.len {
+            file.now.cut(file.len);
+        }
+        file.close(together);
         Ok(())
     }
 
@@ -414,20 +417,62 @@ impl SimDisk {
     pub fn boot(image: &Image, fates: Box<dyn Fates>) -> SimDisk {
         SimDisk::with(Inner::new(image.state.booted(), Some(fates)))
     }
+    /// An empty disk on which no file can be read past the cache: a read finds what was written last, whether it reached the
+    /// device or not, and nothing tells the two apart.
+    pub fn without_bypass(model: Persistence) -> SimDisk {
+        SimDisk::with(Inner::new(State { bypass: false, ..State::empty(model) }, None))
+    }
+    /// An empty disk that writes each 4 KiB page of the file `data` as a whole, and has a way past its cache or not. (Of no
+    /// use with pages of another size, or under `Hostile`.)
+    pub fn with_atomic_pages(model: Persistence, bypass: bool) -> SimDisk {
+        SimDisk::with(Inner::new(State { bypass, atomic: true, ..State::empty(model) }, None))
+    }
     fn with(inner: Inner) -> SimDisk {
-        SimDisk { shared: Arc::new(Shared { off: AtomicBool::new(false), inner: Mutex::new(inner) }) }
+        SimDisk { inner: Arc::new(Mutex::new(inner)), dead: Arc::default() }
+    }
+    /// A second process that uses the same disk: it sees what the first wrote, synced or not, and its locks.
+    #[must_use]
+    pub fn another_process(&self) -> SimDisk {
+        SimDisk { inner: self.inner.clone(), dead: Arc::default() }
+    }
+    /// The process that uses this handle dies: from now on every call of its fails, quickly, and its locks are gone. What it
+    /// wrote stays in the cache, not synced; the process that comes after it goes on with the handle returned.
+    #[must_use]
+    pub fn kill(&self) -> SimDisk {
+        self.power_off();
+        let inner = &mut *self.lock_inner();
+        inner.locks.clear();
+        if let Some(mut watch) = inner.watch.take() {
+            watch.restarted(&inner.durable());
+            inner.watch = Some(watch);
+        }
+        self.another_process()
     }
     /// Also after a panic of a watch or of fates, which left nothing half done.
     pub(super) fn lock_inner(&self) -> MutexGuard<'_, Inner> {
-        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// For calls of the engine.
     pub(super) fn on(&self) -> io::Result<MutexGuard<'_, Inner>> {
-        if self.shared.off.load(Relaxed) { Err(names::eio()) } else { Ok(self.lock_inner()) }
+        if self.is_off() { Err(names::eio()) } else { Ok(self.lock_inner()) }
     }
-    /// From now on every call fails, quickly.
+    /// From now on every call of this process fails, quickly.
     pub fn power_off(&self) {
-        self.shared.off.store(true, Relaxed);
+        self.dead.store(true, Relaxed);
+    }
+    pub(super) fn is_off(&self) -> bool {
+        self.dead.load(Relaxed)
+    }
+    pub(super) fn has_bypass(&self) -> bool {
+        self.lock_inner().origin.bypass
+    }
+    /// The sum of the lengths of all files that have a name.
+    pub fn used(&self) -> u64 {
+        let inner = self.lock_inner();
+        let mut named: Vec<FileId> = inner.names.files.values().copied().collect();
+        named.sort_unstable();
+        named.dedup();
+        named.iter().filter_map(|f| inner.files.get(*f as usize)?.as_ref()).map(|f| f.len).sum()
     }
     /// How many changes were issued so far. There is a crash point before each, and one after the last.
     pub fn points(&self) -> usize {

@@ -158,7 +158,10 @@ impl fmt::Debug for SimLock {
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        self.disk.lock_inner().locks.remove(&self.name);
+        // The locks of a dead process went with it; what has the name now is another's.
+        if !self.disk.is_off() {
+            self.disk.lock_inner().locks.remove(&self.name);
+        }
     }
 }
 
@@ -248,6 +251,6 @@ impl DiskFile for SimFile {
     }
 
     fn bypasses_cache(&self) -> bool {
-        self.mode.direct
+        self.mode.direct && self.disk.has_bypass()
     }
 }

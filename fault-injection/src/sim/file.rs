@@ -111,11 +111,15 @@ pub(super) struct FileState {
     /// The last write since the last sync; 0 if none.
     last_op: u32,
     pub(super) pages: BTreeMap<u64, Arc<Versions>>,
+    /// Whether the device writes each 4 KiB page as a whole: then all sectors of a page have the same versions, and the first
+    /// of them is asked for all.
+    atomic: bool,
 }
 
 impl Default for FileState {
     fn default() -> FileState {
         FileState {
+            atomic: false,
             base: Content::default(),
             hash: 0,
             lengths: vec![Length { len: 0, op: 0 }],
@@ -129,6 +133,25 @@ impl Default for FileState {
 }
 
 impl FileState {
+    /// A new file on a device that writes pages as a whole, or does not.
+    pub(super) fn new(atomic: bool) -> FileState {
+        FileState { atomic, ..FileState::default() }
+    }
+
+    pub(super) fn is_atomic(&self) -> bool {
+        self.atomic
+    }
+
+    /// The sector that is asked for this one.
+    pub(super) fn asked_for(&self, sector: u64) -> u64 {
+        if self.atomic { sector - sector % SECTORS } else { sector }
+    }
+
+    /// The undecided sectors among these that are asked for, with as many as depend on the answer.
+    pub(super) fn asked(&self, mask: u8) -> u8 {
+        if self.atomic && mask != 0 { 1 } else { mask }
+    }
+
     pub(super) fn base(&self) -> &Content {
         &self.base
     }
@@ -307,6 +330,16 @@ impl FileState {
                     }
                 }
             }
+        }
+        if self.atomic && same != mask {
+            // A page is one: what did not change in it is written too.
+            for i in bits(same) {
+                let k = Arc::make_mut(known.get_or_insert_default());
+                if k.of(i).next().is_none() {
+                    k.base[i as usize] = hash(self.base.sector(page * SECTORS + i));
+                }
+            }
+            same = 0;
         }
         version.mask = mask & !same;
         version.dirty = version.mask;
@@ -544,7 +577,7 @@ impl FileState {
         let versions = self.pages.get(&(sector / SECTORS));
         match versions.map_or(0, |v| v.of(sector % SECTORS).count()) {
             0 => 1,
-            n => 1 + n as u8 + if model == Persistence::Hostile { 2 } else { 0 },
+            n => 1 + n as u8 + if model == Persistence::Hostile && !self.atomic { 2 } else { 0 },
         }
     }
 
@@ -583,7 +616,18 @@ impl FileState {
 
     /// The sector holds candidate `answer`, and that is all.
     pub(super) fn decide_sector(&mut self, id: FileId, sector: u64, answer: u8) {
+        let first = sector - sector % SECTORS;
+        let others = if self.atomic { first..first + SECTORS } else { sector..sector + 1 };
+        for sector in others {
+            self.decide_one(id, sector, answer);
+        }
+    }
+
+    fn decide_one(&mut self, id: FileId, sector: u64, answer: u8) {
         let (page, i) = (sector / SECTORS, sector % SECTORS);
+        if self.pages.get(&page).is_none_or(|v| v.mask() & (1 << i) == 0) {
+            return;
+        }
         let Some(mut versions) = self.pages.remove(&page) else { return };
         let (bytes, new) = self.candidate(id, &versions, sector, answer);
         let mut bytes = bytes.into_owned();
@@ -642,7 +686,7 @@ impl FileState {
                     break;
                 }
                 let options = self.options(s, model);
-                let answer = sector(s, options).min(options - 1);
+                let answer = sector(self.asked_for(s), options).min(options - 1);
                 if answer == 0 {
                     continue;
                 }
@@ -703,7 +747,7 @@ impl FileState {
                 hash = hash.wrapping_add(sector_hash(sector, super::content::hash(base.sector(sector))));
             }
         }
-        FileState { base, hash, lengths: vec![Length { len, op: 0 }], ..FileState::default() }
+        FileState { base, hash, lengths: vec![Length { len, op: 0 }], ..FileState::new(self.atomic) }
     }
 }
 

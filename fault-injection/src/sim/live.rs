@@ -20,6 +20,13 @@ pub(super) struct Open {
     pub(super) length: bool,
 }
 
+impl Open {
+    pub(super) fn is_undecided(&self, sector: u64) -> bool {
+        let at = self.sectors.binary_search_by_key(&(sector / SECTORS), |(page, _)| *page);
+        at.is_ok_and(|i| self.sectors[i].1 & (1 << (sector % SECTORS)) != 0)
+    }
+}
+
 impl LiveFile {
     pub(super) fn of(state: &Arc<FileState>) -> LiveFile {
         let open = (!state.is_decided()).then(|| {

@@ -147,22 +147,28 @@ pub(super) enum Entry {
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) model: Persistence,
+    /// Whether files can be read past the cache.
+    pub(super) bypass: bool,
+    /// Whether pages of the data file are written as a whole.
+    pub(super) atomic: bool,
     /// By [`FileId`].
     pub(super) files: Vec<Option<Arc<FileState>>>,
     pub(super) names: Arc<Names>,
     /// What is pending, with its number; those that are not any longer remain until [`State::forget_unused`].
     pub(super) ops: Vec<PendingOp>,
     pub(super) op_ids: Vec<u32>,
-    next_op: u32,
+    pub(super) next_op: u32,
     pub(super) next_change: u32,
     /// The first op since the boot.
-    own: u32,
+    pub(super) own: u32,
 }
 
 impl State {
     pub(super) fn empty(model: Persistence) -> State {
         State {
             model,
+            bypass: true,
+            atomic: false,
             files: vec![None],
             names: Arc::default(),
             ops: Vec::new(),
@@ -247,7 +253,9 @@ impl State {
                     let file = change.file() as usize;
                     if file >= self.files.len() {
                         self.files.resize(file + 1, None);
-                        self.files[file] = Some(Arc::default());
+                        let atomic = self.atomic
+                            && matches!(change, Change::Link { name, .. } if super::role(name) == "data");
+                        self.files[file] = Some(Arc::new(FileState::new(atomic)));
                     }
                     let number = self.next_change;
                     self.next_change += 1;
@@ -344,7 +352,7 @@ impl State {
         let files = || self.files.iter().enumerate().filter_map(|(id, f)| Some((id as FileId, f.as_ref()?)));
         for (file, f) in files() {
             for (page, versions) in &f.pages {
-                for i in bits(versions.mask()) {
+                for i in bits(f.asked(versions.mask())) {
                     let sector = page * super::content::SECTORS + i;
                     out.push((Question::Sector { file, sector }, f.options(sector, self.model)));
                 }
@@ -415,7 +423,9 @@ impl State {
             let open: Vec<u64> = f
                 .pages
                 .iter()
-                .flat_map(|(page, v)| bits(v.mask()).map(move |i| page * super::content::SECTORS + i))
+                .flat_map(|(page, v)| {
+                    bits(f.asked(v.mask())).map(move |i| page * super::content::SECTORS + i)
+                })
                 .collect();
             for sector in open {
                 let n = f.options(sector, self.model);

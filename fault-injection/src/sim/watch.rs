@@ -8,6 +8,10 @@ pub trait Watch: Send {
     /// A call is about to be done. `disk` can be asked what is durable. A sentence objects: a rule was broken. Calls that
     /// fail are not shown.
     fn before(&mut self, event: &IoEvent, data: &[u8], disk: &Durable<'_>) -> Option<String>;
+    /// The process died, and another one is about to open the files. What was pending still is.
+    fn restarted(&mut self, disk: &Durable<'_>) {
+        let _ = disk;
+    }
     /// A durable commit was acknowledged (by the runner).
     fn acknowledged(&mut self, disk: &Durable<'_>) -> Option<String> {
         let _ = disk;

@@ -50,7 +50,8 @@ impl Workload for BTree {
         // Most seeds are as small as can be; some have the other pad, some have larger pages.
         let pad = if seed % 16 == 10 { 4096 } else { 512 };
         let page_size = if seed % 32 == 13 { 8192 } else { 4096 };
-        Config { page_size, pad, ..Config::default() }
+        // And some have no images, on a disk that writes pages as a whole.
+        Config { page_size, pad, images: seed % 16 != 6, ..Config::default() }
     }
 
     fn operations(&self, seed: u64, length: usize) -> Vec<Op> {

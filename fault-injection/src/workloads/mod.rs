@@ -2,11 +2,13 @@
 pub mod bank;
 pub mod btree;
 pub mod counters;
+pub mod situations;
 mod wide;
 
 pub use bank::Bank;
 pub use btree::BTree;
 pub use counters::Counters;
+pub use situations::Situations;
 
 use crate::op::{Ack, Op, Txn};
 use crate::random::Random;

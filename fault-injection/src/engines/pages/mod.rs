@@ -96,11 +96,11 @@ impl Engine for Pages {
     }
     fn create(&self, disk: Arc<dyn Disk>, config: &Config) -> Result<Box<dyn Session>, Failure> {
         let (builder, manager) = self.builder(config);
-        Pages::session(Base::create(builder, disk)?, manager)
+        Pages::session(Base::create(config, builder, disk)?, manager)
     }
     fn open(&self, disk: Arc<dyn Disk>, config: &Config) -> Result<Box<dyn Session>, Failure> {
         let (builder, manager) = self.builder(config);
-        Pages::session(Base::open(builder, disk)?, manager)
+        Pages::session(Base::open(config, builder, disk)?, manager)
     }
     fn watch(&self, config: &Config) -> Option<Box<dyn Watch>> {
         Some(HamalWatch::new(config))
@@ -293,5 +293,9 @@ impl Session for Counters {
 
     fn opened(&self) -> Opened {
         self.base.opened()
+    }
+
+    fn limits(&mut self) -> Option<String> {
+        self.base.broken_limit()
     }
 }
