@@ -74,6 +74,9 @@ Every open recovers; this command does nothing else. `hamal verify` checks first
 pub(crate) struct Recover {
     /// Directory of the database
     dir: PathBuf,
+    /// Write what recovery decided, and why, to this file (JSON Lines, docs/formats/trace.md)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 // verify
@@ -512,7 +515,20 @@ fn report_json(r: &RecoveryReport) -> serde_json::Value {
 
 pub(crate) fn recover(c: &Recover, common: &Common, out: &mut Out) -> Result<()> {
     exists(&c.dir)?;
-    let (db, report) = common.opening(&Stop::listen()?).run(|b| b.open_with_report(&c.dir))?;
+    let recorder = c.trace.as_ref().map(|file| crate::explain::to_file(file, &c.dir)).transpose()?;
+    let mut opening = common.opening(&Stop::listen()?);
+    if let Some(r) = &recorder {
+        opening = opening.with(|b| b.tracer(r.clone()));
+    }
+    let opened = opening.run(|b| b.open_with_report(&c.dir));
+    if let (Some(r), Some(file)) = (&recorder, &c.trace) {
+        if opened.is_ok() {
+            r.finish(serde_json::Value::Null);
+        }
+        // What was recorded is kept whatever recovery came to.
+        r.close().map_err(|e| Failure::Io(file.display().to_string(), e))?;
+    }
+    let (db, report) = opened?;
     if common.json {
         out.json(&report_json(&report))?;
     } else {

@@ -6,12 +6,14 @@
 
 mod demo;
 mod dump;
+mod explain;
 mod inspect;
 mod kv;
 mod load;
 mod open;
 mod output;
 mod proof;
+mod study;
 mod torture;
 mod waldump;
 
@@ -54,6 +56,8 @@ Examples:
   hamal dump shop prices -o prices.jsonl    write all rows to a file that `load` reads back
   hamal waldump shop --limit 20             print log records
   hamal verify shop                         check every page, every tree and the log
+  hamal explain shop                        what recovery would do, decision by decision, and why
+  hamal study history.scn                   run a history written by hand, with crashes, on the real engine
   hamal torture --minutes 5                 crash the engine on a simulated disk at every point of many scenarios
 
 Commands that only read work on a database that was closed, that crashed, or that lies on a read-only medium. They \
@@ -81,6 +85,8 @@ enum Command {
     Page(inspect::Page),
     Stat(inspect::Stat),
     Recover(inspect::Recover),
+    Explain(explain::Explain),
+    Study(study::Study),
     Torture(torture::Torture),
 }
 
@@ -103,6 +109,8 @@ fn main() -> ExitCode {
         Command::Page(c) => inspect::page(&c, common, &mut out),
         Command::Stat(c) => inspect::stat(&c, common, &mut out),
         Command::Recover(c) => inspect::recover(&c, common, &mut out),
+        Command::Explain(c) => explain::explain(&c, common, &mut out),
+        Command::Study(c) => study::study(&c, common, &mut out),
         Command::Torture(c) => torture::torture(&c, common, &mut out),
     };
     // What was printed before a failure is seen before it.

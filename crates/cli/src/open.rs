@@ -53,6 +53,10 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
+    /// With other options.
+    pub(crate) fn with(self, f: impl FnOnce(Builder) -> Builder) -> Opening {
+        Opening { builder: f(self.builder), bar: self.bar }
+    }
     /// Opens with `f`, and takes the progress line away.
     pub(crate) fn run<T>(self, f: impl FnOnce(&Builder) -> hamal::Result<T>) -> Result<T> {
         let opened = f(&self.builder);

@@ -24,6 +24,7 @@ Examples:
   hamal waldump shop --start 0x4a10 --end 0x5000
   hamal waldump shop --txn T4a10                     one transaction
   hamal waldump shop --page 7 --kind update,clr      what was done to page 7
+  hamal waldump shop --chain 0x4a10                  what undo would visit from there
   hamal waldump shop --stats                         how much of the log is what
 
 LSNs, transactions and pages are decimal, or hexadecimal with 0x (transactions also with T, as they are printed). \
@@ -33,28 +34,34 @@ pub(crate) struct Waldump {
     /// Directory of the database
     dir: PathBuf,
     /// Begin with the first record at or after this LSN [default: what recovery and rollback may need]
-    #[arg(long, value_parser = number)]
+    #[arg(short, long, value_parser = number)]
     start: Option<u64>,
     /// End before this LSN
-    #[arg(long, value_parser = number)]
+    #[arg(short, long, value_parser = number)]
     end: Option<u64>,
+    /// Begin with the checkpoint that recovery would start from
+    #[arg(long, conflicts_with = "start")]
+    from_checkpoint: bool,
+    /// Print the record at this LSN and those that undo would visit from it: prevLSN, or undoNextLSN of a CLR, back to the first
+    #[arg(short, long, value_name = "LSN", value_parser = number, conflicts_with_all = ["start", "end", "from_checkpoint", "stats"])]
+    chain: Option<u64>,
     /// Only records of this transaction
-    #[arg(long, value_parser = txn_number)]
+    #[arg(short = 'x', long, value_parser = txn_number)]
     txn: Option<u64>,
     /// Only records that change this page
-    #[arg(long, value_parser = number)]
+    #[arg(short = 'P', long, value_parser = number)]
     page: Option<u64>,
     /// Only records of these kinds
-    #[arg(long, value_delimiter = ',', value_parser = [
+    #[arg(short = 'r', long, visible_alias = "type", value_delimiter = ',', value_parser = [
         "update", "structure", "clr", "dummy_clr", "commit", "abort", "end", "begin_checkpoint", "checkpoint_chunk",
         "end_checkpoint", "image", "write_note",
     ])]
     kind: Vec<String>,
     /// At most this many records
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     limit: Option<u64>,
     /// Print counts and bytes by manager and kind instead of records
-    #[arg(long)]
+    #[arg(short = 'z', long)]
     stats: bool,
 }
 
@@ -67,7 +74,7 @@ pub(crate) fn number(text: &str) -> std::result::Result<u64, String> {
     parsed.map_err(|_| "a decimal number, or a hexadecimal one with 0x, is needed".into())
 }
 
-fn txn_number(text: &str) -> std::result::Result<u64, String> {
+pub(crate) fn txn_number(text: &str) -> std::result::Result<u64, String> {
     match text.strip_prefix('T') {
         Some(hex) => u64::from_str_radix(hex, 16).map_err(|_| "no hexadecimal number follows the T".into()),
         None => number(text),
@@ -148,7 +155,11 @@ pub(crate) fn waldump(c: &Waldump, common: &Common, out: &mut Out) -> Result<()>
     let mut left = c.limit.unwrap_or(u64::MAX);
     // Damage in a place that finding the end did not look at.
     let mut broken = None;
-    match inspect.reader(&end.at).and_then(|reader| Records::new(reader, &inspect, c.start)) {
+    if let Some(lsn) = c.chain {
+        return chain(&inspect, inspect.reader(&end.at)?, Lsn(lsn), &mut left, common, out);
+    }
+    let start = if c.from_checkpoint { Some(inspect.control().checkpoint_begin.0) } else { c.start };
+    match inspect.reader(&end.at).and_then(|reader| Records::new(reader, &inspect, start)) {
         Err(e) if e.is_corruption() => broken = Some(e),
         Err(e) => return Err(e.into()),
         Ok(mut records) => {
@@ -194,6 +205,26 @@ pub(crate) fn waldump(c: &Waldump, common: &Common, out: &mut Out) -> Result<()>
         None => Ok(()),
         Some(_) => Err(Failure::Check("the log is damaged before its end".into())),
     }
+}
+
+/// One record, and what undo would visit from it.
+fn chain(
+    inspect: &Inspect,
+    mut reader: LogReader,
+    mut at: Lsn,
+    left: &mut u64,
+    common: &Common,
+    out: &mut Out,
+) -> Result<()> {
+    while !at.is_null() && *left > 0 {
+        let Some(r) = reader.read(at)?.filter(|r| r.lsn == at) else {
+            return Err(Failure::Check(format!("no record starts at {at}, or the log no longer holds it")));
+        };
+        print_record(inspect, &r, common.json, out)?;
+        *left -= 1;
+        at = r.prev;
+    }
+    Ok(())
 }
 
 impl Waldump {

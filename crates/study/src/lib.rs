@@ -11,17 +11,24 @@
 mod diff;
 mod facts;
 mod html;
+mod perfetto;
+pub mod quiz;
 mod recorder;
 mod replay;
 pub mod run;
 pub mod scenario;
 mod sha256;
+mod story;
 mod text;
 mod trace;
+mod words;
 
 pub use diff::{Difference, diff};
 pub use html::html;
+pub use perfetto::perfetto;
 pub use recorder::{Recorder, Sink};
 pub use replay::{Finding, replay};
+pub use story::{Filter, why};
 pub use text::{LsnStyle, text};
 pub use trace::{BadTrace, FORMAT, Row, Trace};
+pub use words::sentences;

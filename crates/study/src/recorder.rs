@@ -150,13 +150,14 @@ impl Recorder {
         s.totals = Counts::default();
         (s.run, s.phase) = (0, "run");
     }
-    /// Writes what is buffered; the first error that writing had.
+    /// Ends the recording: writes what is buffered. The first error that writing had.
     ///
     /// # Errors
     /// Those of the writer.
     pub fn close(&self) -> std::io::Result<()> {
         let mut s = self.lock();
         s.flush();
+        s.muted = true;
         match &mut s.sink {
             Sink::File(w, error) => error.take().map_or_else(|| w.flush(), Err),
             _ => Ok(()),

@@ -13,17 +13,22 @@ pub enum LsnStyle {
     Label,
     /// The engine's LSN, with the label behind it.
     Real,
+    /// The engine's LSN as the other tools print it, `0x4a10`.
+    Hex,
 }
 
 /// The names of records, as they were appended or read.
-struct Names {
+pub(crate) struct Names {
     style: LsnStyle,
     /// LSN: ordinal, label, the record that it compensates.
     known: BTreeMap<u64, (u64, String, Option<u64>)>,
 }
 
 impl Names {
-    fn learn(&mut self, row: &Row) {
+    pub(crate) fn new(style: LsnStyle) -> Names {
+        Names { style, known: BTreeMap::new() }
+    }
+    pub(crate) fn learn(&mut self, row: &Row) {
         let (Some(lsn), Some(rec)) = (row.num("lsn"), row.num("rec")) else { return };
         if row.ev == "log.append" {
             // What a crash has lost gives its place to others.
@@ -39,6 +44,7 @@ impl Names {
     fn parts(&self, lsn: u64) -> (String, String) {
         match (self.style, self.known.get(&lsn)) {
             (LsnStyle::Real, k) => (lsn.to_string(), k.map(|k| k.1.clone()).unwrap_or_default()),
+            (LsnStyle::Hex, k) => (format!("{lsn:#x}"), k.map(|k| k.1.clone()).unwrap_or_default()),
             (_, None) => (format!("@{lsn}"), String::new()),
             (LsnStyle::Ordinal, Some((rec, label, _))) => ((10 * rec).to_string(), label.clone()),
             (LsnStyle::Label, Some((rec, label, of))) => match of {
@@ -49,7 +55,7 @@ impl Names {
         }
     }
     /// With its label: how it is called in running text.
-    fn name(&self, lsn: Option<u64>) -> String {
+    pub(crate) fn name(&self, lsn: Option<u64>) -> String {
         lsn.map_or("null".into(), |l| {
             let (number, label) = self.parts(l);
             number + &label
@@ -59,7 +65,7 @@ impl Names {
     fn short(&self, lsn: Option<u64>) -> String {
         lsn.map_or("null".into(), |l| self.parts(l).0)
     }
-    fn page(&self, lsn: Option<u64>) -> String {
+    pub(crate) fn page(&self, lsn: Option<u64>) -> String {
         lsn.map_or("none".into(), |l| self.parts(l).0)
     }
     /// The column in front of a line.
@@ -72,11 +78,13 @@ impl Names {
 /// The trace as text.
 pub fn text(trace: &Trace, style: LsnStyle) -> String {
     let mut w = Writer {
-        names: Names { style, known: BTreeMap::new() },
+        names: Names::new(style),
         out: String::new(),
         lines: 0,
         phase: String::new(),
         to_undo: BTreeMap::new(),
+        undoing: String::new(),
+        log_end: None,
     };
     if !trace.name().is_empty() {
         w.line(&format!("# {}", trace.name()));
@@ -94,6 +102,10 @@ struct Writer {
     lines: usize,
     phase: String,
     to_undo: BTreeMap<String, Option<u64>>,
+    /// The line of an update that is being undone, until its CLR is there.
+    undoing: String,
+    /// The end of the log that restart found.
+    log_end: Option<u64>,
 }
 
 fn pad(text: &str, width: usize) -> String {
@@ -112,14 +124,6 @@ impl Writer {
         self.out += text.trim_end();
         self.out.push('\n');
         self.lines += 1;
-    }
-    /// Behind the last line.
-    fn append(&mut self, text: &str) {
-        if self.out.ends_with('\n') {
-            self.out.pop();
-        }
-        self.out += text;
-        self.out.push('\n');
     }
     /// The heading of a phase, if it is a new one.
     fn enter(&mut self, phase: &str, heading: &str) {
@@ -142,6 +146,7 @@ impl Writer {
                 self.line(&format!("         {} is rebuilt from {l}, and not read", r.text("page")));
             }
             ev if ev.starts_with("undo.") => self.undo(r),
+            "log.end" => self.log_end = r.num("end_lsn"),
             "crash" => self.crash(r),
             "finish" => self.finish(r),
             "error" => self.line(&format!("error    {}", r.text("message"))),
@@ -208,6 +213,7 @@ impl Writer {
             "log.flush" => {
                 let rec = r.num("rec").map(|rec| match self.names.style {
                     LsnStyle::Real => r.num("to_lsn").unwrap_or(0).to_string(),
+                    LsnStyle::Hex => format!("{:#x}", r.num("to_lsn").unwrap_or(0)),
                     _ => (10 * rec).to_string(),
                 });
                 format!("         log forced ..{}{}", rec.unwrap_or("none".into()), by(r.text("why")))
@@ -278,7 +284,7 @@ impl Writer {
         };
         let master = r.num("master").map_or("none".into(), |m| self.names.short(Some(m)));
         let last = self.names.known.last_key_value().map(|(l, _)| *l);
-        let end = last.map_or("none".into(), |l| self.names.short(Some(l)));
+        let end = last.or(self.log_end).map_or("none".into(), |l| self.names.short(Some(l)));
         self.line(&format!("restart {}   stable log ..{end}   master {master}   disk {disk}", r.run));
         let from = self.names.short(r.num("start"));
         let why = if r.text("why") == "master" { "" } else { " (no checkpoint: the log's start)" };
@@ -355,18 +361,18 @@ impl Writer {
                 let before = if r.flag("page_read") { page_lsn } else { "(not read)".into() };
                 format!("REDO  pageLSN {before} -> {after}")
             }
-            "page-not-in-dpt" => format!("SKIP  {}page not read", pad("page not in DPT", 26)),
+            "page-not-in-dpt" => format!("SKIP  {} page not read", pad("page not in DPT", 25)),
             "lsn-below-reclsn" => {
                 let rec = self.names.short(r.num("rec_lsn"));
-                format!("SKIP  {}page not read", pad(&format!("LSN {lsn} < recLSN {rec}"), 26))
+                format!("SKIP  {} page not read", pad(&format!("LSN {lsn} < recLSN {rec}"), 25))
             }
             "pagelsn-not-below-lsn" => {
-                format!("SKIP  {}page read", pad(&format!("pageLSN {page_lsn} >= LSN {lsn}"), 26))
+                format!("SKIP  {} page read", pad(&format!("pageLSN {page_lsn} >= LSN {lsn}"), 25))
             }
             "older-than-image" => {
-                format!("SKIP  {}page not read", pad("older than the page's image", 26))
+                format!("SKIP  {} page not read", pad("older than the page's image", 25))
             }
-            other => format!("SKIP  {}page not read", pad(&other.replace('-', " "), 26)),
+            other => format!("SKIP  {} page not read", pad(&other.replace('-', " "), 25)),
         };
         let mut row = r.clone();
         row.fields.shift_remove("pages");
@@ -402,7 +408,7 @@ impl Writer {
             }
             "undo.rec" if r.text("decision") == "compensate" && restart => {
                 let head = self.of_kind(r);
-                self.line(&format!("{head} UNDO"));
+                self.undoing = format!("{head} UNDO");
             }
             "undo.rec" if r.text("decision") == "compensate" => {}
             "undo.rec" => {
@@ -424,7 +430,8 @@ impl Writer {
                 } else {
                     String::new()
                 };
-                self.append(&format!(" -> {clr} CLR undoes {of} next {next}   pageLSN -> {clr}{set}"));
+                let line = std::mem::take(&mut self.undoing);
+                self.line(&format!("{line} -> {clr} CLR undoes {of} next {next}   pageLSN -> {clr}{set}"));
             }
             "undo.end" => {
                 self.to_undo.remove(r.text("txn"));

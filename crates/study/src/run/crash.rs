@@ -111,8 +111,6 @@ impl Runner<'_> {
             self.tear(&disk, *id)?;
         }
         self.crashed(disk, durable, torn.map(|(name, _)| name), None);
-        // What is left of the engine does nothing more.
-        self.recorder.lock().muted = true;
         log.poison(Error::internal("the machine of the scenario has crashed"));
         Ok(())
     }
@@ -162,6 +160,8 @@ impl Runner<'_> {
             ("injected_at", moment(stop).into()),
         ];
         state.push("crash", row);
+        // What the engine that ran still does (rollbacks of transactions that are dropped) is no part of the history.
+        state.muted = true;
         drop(state);
         self.disk = disk;
         self.db = None;
@@ -242,7 +242,7 @@ fn stopping(
             let state = recorder.lock();
             let c = &state.counts;
             match stop {
-                Stop::Analysis => true,
+                Stop::Analysis => phase != Phase::Analysis,
                 Stop::Redo(n) => phase == Phase::Redo && c.redone >= n,
                 Stop::Records(n) => phase == Phase::Undo && c.clrs + c.ends >= n,
                 Stop::Clrs(n) => phase == Phase::Undo && c.clrs >= n,

@@ -56,6 +56,11 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The resource manager of page mode, for tools that look at a database that a scenario has left ([`Outcome::disk`]).
+pub fn page_manager() -> Arc<dyn hamal::raw::ResourceManager> {
+    Arc::new(SlotPages)
+}
+
 /// The planted bug that switches a rule of the engine off, by the name that scenarios use.
 pub(crate) fn rule(name: &str) -> Option<Mutant> {
     let bug = match name {

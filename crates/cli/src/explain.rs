@@ -1,0 +1,233 @@
+//! `hamal explain`: what recovery would do, decision by decision. Nothing is changed: it happens in memory.
+
+use crate::open::{Common, Stop, exists};
+use crate::output::{Failure, Out, Result};
+use crate::waldump::{number, txn_number};
+use clap::{Args, ValueEnum};
+use hamal::disk::{Disk, OverlayDisk, PosixDisk};
+use hamal::raw::TxnManager;
+use hamal::trace::{Event, Phase, Tracer};
+use hamal_study::{Filter, LsnStyle, Recorder, Sink, Trace};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::BufWriter;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Events that are kept at most.
+const KEPT: usize = 1_000_000;
+
+/// How a trace is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// JSON Lines, docs/formats/trace.md
+    Jsonl,
+    /// For the public trace viewers (ui.perfetto.dev)
+    Perfetto,
+}
+
+/// Say what recovery would do, decision by decision, and why; nothing is changed
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  hamal explain shop                         all of it
+  hamal explain shop --page 7                the life of page 7
+  hamal explain shop --txn T4a10             one transaction
+  hamal explain shop --why 0x4a10            why was this record (not) applied, (not) undone?
+  hamal explain shop --phase redo            one phase
+  hamal explain shop --stop-after 3records   only so far: records, redo or clrs
+  hamal explain shop --format jsonl -o t.jsonl
+
+The recovery is the real one, on an overlay in memory. The last million events are kept.")]
+pub(crate) struct Explain {
+    /// Directory of the database
+    dir: PathBuf,
+    /// Only what is about this page
+    #[arg(long, value_parser = number)]
+    page: Option<u64>,
+    /// Only what is about this transaction
+    #[arg(long, value_parser = txn_number)]
+    txn: Option<u64>,
+    /// Answer why the record at this LSN was, or was not, applied and undone
+    #[arg(long, value_name = "LSN", value_parser = number, conflicts_with_all = ["page", "txn"])]
+    why: Option<u64>,
+    /// Only records from this LSN on
+    #[arg(long, value_parser = number)]
+    start: Option<u64>,
+    /// Only records below this LSN
+    #[arg(long, value_parser = number)]
+    end: Option<u64>,
+    /// Only these phases
+    #[arg(long, value_delimiter = ',', value_parser = ["analysis", "redo", "undo", "finish"])]
+    phase: Vec<String>,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Write to this file
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Stop after so many new log records, pages' records redone, or CLRs: `3`, `3records`, `2redo`, `1clrs`
+    #[arg(long, value_name = "N", value_parser = stop_after)]
+    stop_after: Option<StopAfter>,
+    /// Put redo's decisions in the order of the log; the engine takes them page by page
+    #[arg(long)]
+    log_order: bool,
+}
+
+/// Where to stop: how many of which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StopAfter(u64, char);
+
+fn stop_after(text: &str) -> std::result::Result<StopAfter, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let what = match text[digits..].trim() {
+        "" | "record" | "records" => 'r',
+        "redo" => 'a',
+        "clr" | "clrs" => 'c',
+        _ => return Err("a number with `records`, `redo` or `clrs` is needed".into()),
+    };
+    let n = text[..digits].parse().map_err(|_| "a number is needed first".to_string())?;
+    Ok(StopAfter(n, what))
+}
+
+fn database(dir: &Path) -> serde_json::Map<String, serde_json::Value> {
+    let mut more = serde_json::Map::new();
+    more.insert("database".into(), dir.display().to_string().into());
+    more
+}
+
+/// A recorder that writes every event to a file as it comes.
+pub(crate) fn to_file(file: &Path, dir: &Path) -> Result<Arc<Recorder>> {
+    let made = File::create(file).map_err(|e| Failure::Io(file.display().to_string(), e))?;
+    let sink = Sink::File(Box::new(BufWriter::new(made)), None);
+    Ok(Arc::new(Recorder::new(sink, database(dir))))
+}
+
+/// Passes events on, and counts what the stop waits for.
+struct Counting {
+    recorder: Arc<Recorder>,
+    records: AtomicU64,
+    redone: AtomicU64,
+    clrs: AtomicU64,
+}
+
+impl Tracer for Counting {
+    fn event(&self, event: &Event<'_>) {
+        self.recorder.event(event);
+        match event {
+            Event::RedoApply { .. } => drop(self.redone.fetch_add(1, Relaxed)),
+            Event::LogAppend { kind: "clr", .. } => {
+                self.clrs.fetch_add(1, Relaxed);
+                self.records.fetch_add(1, Relaxed);
+            }
+            Event::LogAppend { kind: "end", .. } => drop(self.records.fetch_add(1, Relaxed)),
+            _ => {}
+        }
+    }
+}
+
+impl Counting {
+    fn due(&self, StopAfter(n, what): StopAfter, phase: Phase) -> bool {
+        match what {
+            'a' => phase == Phase::Redo && self.redone.load(Relaxed) >= n,
+            'c' => phase == Phase::Undo && self.clrs.load(Relaxed) >= n,
+            _ => phase == Phase::Undo && self.records.load(Relaxed) >= n,
+        }
+    }
+}
+
+pub(crate) fn explain(c: &Explain, common: &Common, out: &mut Out) -> Result<()> {
+    exists(&c.dir)?;
+    let mut recorder = Recorder::new(Sink::Ring(VecDeque::new(), KEPT), database(&c.dir));
+    if c.log_order {
+        recorder = recorder.in_log_order();
+    }
+    let counting = Arc::new(Counting {
+        recorder: Arc::new(recorder),
+        records: AtomicU64::new(0),
+        redone: AtomicU64::new(0),
+        clrs: AtomicU64::new(0),
+    });
+    let mut opening = common.opening(&Stop::listen()?).with(|b| b.tracer(counting.clone()));
+    if let Some(stop) = c.stop_after {
+        let counting = counting.clone();
+        opening = opening.with(|b| {
+            b.pause(move |phase: Phase, _: &TxnManager| match counting.due(stop, phase) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })
+        });
+    }
+    // A database that `hamal study --keep-dir` has left.
+    let manager = hamal_study::run::page_manager();
+    let inspect = hamal::inspect::Inspect::open(&c.dir)?;
+    if inspect.control().managers.iter().any(|m| m.name == manager.name()) {
+        opening = opening.with(|b| b.resource_manager(manager));
+    }
+    // An overlay over an overlay: a damaged database says what is wrong behind what was recorded.
+    let disk = PosixDisk::open(&c.dir).map_err(|e| Failure::Io(c.dir.display().to_string(), e))?;
+    let disk: Arc<dyn Disk> = Arc::new(OverlayDisk::new(Arc::new(disk)));
+    let opened = opening.run(|b| b.open_read_only_on(disk));
+    let recorder = &counting.recorder;
+    let failed = match opened {
+        Ok(_) => {
+            recorder.finish(serde_json::Value::Null);
+            None
+        }
+        Err(Failure::Interrupted(_)) if c.stop_after.is_some() => None,
+        Err(e) => Some(e),
+    };
+    let _ = recorder.close();
+    let trace = recorder.trace();
+    let format = if common.json { Format::Jsonl } else { c.format };
+    show(c, format, &trace, out)?;
+    failed.map_or(Ok(()), Err)
+}
+
+fn show(c: &Explain, format: Format, trace: &Trace, out: &mut Out) -> Result<()> {
+    if let Some(lsn) = c.why {
+        let said = hamal_study::why(trace, lsn, LsnStyle::Hex);
+        let missing = || Failure::Check(format!("recovery does not meet a record at {lsn:#x}"));
+        return out.line(said.ok_or_else(missing)?);
+    }
+    let filter = Filter {
+        page: c.page.map(|p| format!("page{p}")),
+        txn: c.txn.map(|t| format!("T{t:x}")),
+        start: c.start,
+        end: c.end,
+        phases: c.phase.clone(),
+    };
+    let text = match (filter.is_empty(), c.page.is_some() || c.txn.is_some()) {
+        // A life is told in sentences.
+        (false, true) if format == Format::Text => {
+            let said = hamal_study::sentences(trace, LsnStyle::Hex);
+            let kept = trace.rows.iter().zip(said).filter(|(r, _)| filter.keeps(r));
+            kept.map(|(r, s)| format!("{:<9} {s}\n", r.phase)).collect()
+        }
+        (true, _) => rendered(trace, format, LsnStyle::Hex),
+        (false, _) => rendered(&filter.apply(trace), format, LsnStyle::Hex),
+    };
+    write(c.output.as_deref(), &text, out)
+}
+
+/// A trace in one of the formats.
+pub(crate) fn rendered(trace: &Trace, format: Format, style: LsnStyle) -> String {
+    match format {
+        Format::Text => hamal_study::text(trace, style),
+        Format::Jsonl => trace.to_jsonl(),
+        Format::Perfetto => hamal_study::perfetto(trace, style) + "\n",
+    }
+}
+
+/// To the file, or to standard output.
+pub(crate) fn write(file: Option<&Path>, text: &str, out: &mut Out) -> Result<()> {
+    match file {
+        Some(file) => std::fs::write(file, text).map_err(|e| Failure::Io(file.display().to_string(), e)),
+        None => out.with(|w| std::io::Write::write_all(w, text.as_bytes())),
+    }
+}
