@@ -27,6 +27,8 @@ pub(crate) enum Format {
     Text,
     /// JSON Lines, docs/formats/trace.md
     Jsonl,
+    /// A page to look at: one file, without network
+    Html,
     /// For the public trace viewers (ui.perfetto.dev)
     Perfetto,
 }
@@ -41,7 +43,7 @@ Examples:
   hamal explain shop --why 0x4a10            why was this record (not) applied, (not) undone?
   hamal explain shop --phase redo            one phase
   hamal explain shop --stop-after 3records   only so far: records, redo or clrs
-  hamal explain shop --format jsonl -o t.jsonl
+  hamal explain shop --format html -o shop.html
 
 The recovery is the real one, on an overlay in memory. The last million events are kept.")]
 pub(crate) struct Explain {
@@ -220,6 +222,7 @@ pub(crate) fn rendered(trace: &Trace, format: Format, style: LsnStyle) -> String
     match format {
         Format::Text => hamal_study::text(trace, style),
         Format::Jsonl => trace.to_jsonl(),
+        Format::Html => hamal_study::html(trace),
         Format::Perfetto => hamal_study::perfetto(trace, style) + "\n",
     }
 }

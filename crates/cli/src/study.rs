@@ -32,6 +32,8 @@ Examples:
   hamal study history.scn --step              one decision at a time, a sentence each; Enter goes on
   hamal study history.scn --quiz > sheet      the questions, to be filled in
   hamal study history.scn --check sheet       marks, and the first wrong step explained
+  hamal study history.scn --format html -o history.html
+  hamal study html history.jsonl -o history.html
   hamal study diff old.jsonl new.jsonl        the first decision in which two traces differ
 
 docs/scenarios.md has the language, docs/scenarios/ has examples."
@@ -67,6 +69,14 @@ pub(crate) struct Study {
 
 #[derive(Subcommand, Debug)]
 enum StudyCommand {
+    /// Make a page to look at, one file without network, of a trace (JSON Lines)
+    Html {
+        /// The trace
+        trace: PathBuf,
+        /// Write to this file
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Show the first decision in which two traces (JSON Lines) differ
     Diff {
         /// One trace
@@ -88,8 +98,12 @@ fn load(file: &Path) -> Result<Trace> {
 }
 
 pub(crate) fn study(c: &Study, common: &Common, out: &mut Out) -> Result<()> {
-    if let Some(StudyCommand::Diff { a, b, lsns }) = &c.command {
-        return difference(&load(a)?, &load(b)?, *lsns, out);
+    match &c.command {
+        Some(StudyCommand::Diff { a, b, lsns }) => return difference(&load(a)?, &load(b)?, *lsns, out),
+        Some(StudyCommand::Html { trace, output }) => {
+            return write(output.as_deref(), &hamal_study::html(&load(trace)?), out);
+        }
+        None => {}
     }
     let Some(file) = &c.file else { return Err(Failure::Usage("a scenario is needed".into())) };
     let source = read(file)?;

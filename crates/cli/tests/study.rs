@@ -38,6 +38,9 @@ fn a_scenario_runs_and_is_shown() {
     hamal(&["study", &file, "--format", "perfetto", "-o", &perfetto]).ok();
     let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(perfetto).unwrap()).unwrap();
     assert!(json["traceEvents"].as_array().unwrap().len() > 50);
+    let page = dir.path().join("p.html").display().to_string();
+    hamal(&["study", &file, "--format", "html", "-o", &page]).ok();
+    assert!(fs::read_to_string(page).unwrap().contains("recovery-trace/1"));
     let steps = hamal(&["study", &file, "--step"]).ok().out;
     assert!(
         steps.contains("Redo skips 50b: LSN 50 < recLSN 140 of P4; the page is not even read."),
