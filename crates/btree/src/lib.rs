@@ -11,7 +11,8 @@ mod shape;
 mod verify;
 
 pub use crate::core::{
-    Bound, Btree, BtreeManager, Direction, Entry, ExtraEdit, Limits, PutValue, RawValue, Tree, ValueRef,
+    Batch, Bound, Btree, BtreeManager, Direction, Entry, ExtraEdit, Limits, PutValue, RawValue, Tree,
+    ValueRef,
 };
 pub use catalogue::{Catalogue, TreeInfo};
 pub use describe::describe_page;

@@ -4,10 +4,10 @@ use crate::frame::Frame;
 use crate::guard::Made;
 use crate::patience::Patience;
 use crate::pool::DATA;
-use crate::region::WriteGuard;
+use crate::region::{ReadGuard, WriteGuard};
 use crate::translate::Entry;
 use crate::versions::version_tag;
-use crate::{ExclusivePage, Need, Pin, Pool, SharedPage, Stop};
+use crate::{ExclusivePage, Glance, Need, Pin, Pool, SharedPage, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageFault, PageId, header};
@@ -86,13 +86,83 @@ impl Pool {
                 continue;
             };
             if guard.desc().holds(id) {
-                guard.desc().touch();
-                self.check()?;
-                self.trace.emit(|| Event::PageFix { page: id, exclusive: false });
-                return Ok(SharedPage { guard, id });
+                return self.shared_page(guard, id);
             }
         }
         Err(Need::Page(id).into())
+    }
+
+    fn shared_page<'p>(
+        &'p self,
+        guard: ReadGuard<'p, Frame>,
+        id: PageId,
+    ) -> std::result::Result<SharedPage<'p>, Stop> {
+        guard.desc().touch();
+        self.hits.add(1);
+        self.check()?;
+        self.trace.emit(|| Event::PageFix { page: id, exclusive: false });
+        Ok(SharedPage { guard, id })
+    }
+
+    /// As [`Pool::try_shared`]; looks into the frame `hint` first.
+    ///
+    /// # Errors
+    /// As [`Pool::try_shared`].
+    #[inline]
+    pub fn try_shared_in(&self, id: PageId, hint: Option<u32>) -> std::result::Result<SharedPage<'_>, Stop> {
+        if let Some((_, desc)) = hint.and_then(|frame| self.region.glance(frame))
+            && desc.holds(id)
+            && let Some(guard) = hint.and_then(|frame| self.region.try_read(frame))
+            && guard.desc().holds(id)
+        {
+            return self.shared_page(guard, id);
+        }
+        self.try_shared(id)
+    }
+
+    /// A look at a page that takes nothing: where it is and which version it is; `None` if it is not in memory or somebody
+    /// holds it exclusively. Looks into the frame `hint` first.
+    #[inline]
+    pub fn glance(&self, id: PageId, hint: Option<u32>) -> Option<Glance> {
+        if let Some(frame) = hint
+            && let Some((version, desc)) = self.region.glance(frame)
+            && desc.holds(id)
+        {
+            desc.touch();
+            return Some(Glance { frame, version, note: desc.note() });
+        }
+        let Entry::Resident(frame) = self.xlat.get(id) else { return None };
+        let (version, desc) = self.region.glance(frame)?;
+        if !desc.holds(id) {
+            return None;
+        }
+        desc.touch();
+        Some(Glance { frame, version, note: desc.note() })
+    }
+
+    /// Whether the page of a glance has been where it was, and as it was, all the time since (LATCH-2, BUF-GLANCE).
+    #[inline]
+    pub fn still(&self, glance: &Glance) -> bool {
+        self.region.still(glance.frame, glance.version)
+    }
+
+    /// Leaves a number at the frame of a page, for the next glance.
+    pub fn leave_note(&self, glance: &Glance, note: u64) {
+        if (glance.frame as usize) < self.region.len() {
+            self.region.desc(glance.frame).set_note(note);
+        }
+    }
+
+    /// Asks the processor to fetch what a look into the page in that frame begins with.
+    #[inline]
+    pub fn prefetch(&self, frame: u32) {
+        self.region.prefetch(frame);
+    }
+
+    /// Asks the processor to fetch lines of 64 bytes of the page in that frame.
+    #[inline]
+    pub fn prefetch_lines(&self, frame: u32, from: usize, n: usize) {
+        self.region.prefetch_lines(frame, from, n);
     }
 
     /// The page under the exclusive latch if it is in memory; as [`Pool::try_shared`].
@@ -114,6 +184,7 @@ impl Pool {
             };
             if guard.desc().holds(id) {
                 guard.desc().touch();
+                self.hits.add(1);
                 self.check()?;
                 self.trace.emit(|| Event::PageFix { page: id, exclusive: true });
                 return Ok(guard);

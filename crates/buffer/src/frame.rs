@@ -11,7 +11,7 @@
 //! | `img` | changers (initialise, free), the cleaner in W-2, the loader | exclusive latch; W-2: shared, and there is one cleaner |
 //! | `owed` | changers, the cleaner | atomic arithmetic, any |
 //! | `pins` | raised under a latch of either mode, lowered under none | |
-//! | `used`, `hits` | anybody | none: hints |
+//! | `used`, `note` | anybody | none: hints |
 //!
 //! Because every field but `flight` changes under the latch, and changers need it exclusively, holders of either mode see
 //! `rec`, `next`, `in_flight` and `dead` at rest (the cleaner apart). The atomics are there for those who look without
@@ -27,20 +27,21 @@ const NO_PAGE: u64 = u64::MAX;
 /// Just read, not used yet: the first use does not count as a second one.
 const FRESH: u8 = 2;
 
-/// The descriptor.
+/// The descriptor. The fields that a reader needs come first: they share a cache line with the latch.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Frame {
     page: AtomicU64,
+    note: aside::AtomicU64,
+    used: aside::AtomicU8,
+    dead: AtomicBool,
+    in_flight: AtomicBool,
+    pins: AtomicU32,
     rec: AtomicU64,
     next: AtomicU64,
     flight: AtomicU64,
     img: AtomicU64,
-    hits: aside::AtomicU64,
     owed: AtomicU32,
-    pins: AtomicU32,
-    in_flight: AtomicBool,
-    dead: AtomicBool,
-    used: aside::AtomicU8,
 }
 
 /// Which mark [`Frame::mark`] set.
@@ -62,7 +63,7 @@ impl Frame {
             next: AtomicU64::new(0),
             flight: AtomicU64::new(0),
             img: AtomicU64::new(0),
-            hits: aside::AtomicU64::new(0),
+            note: aside::AtomicU64::new(0),
             owed: AtomicU32::new(0),
             pins: AtomicU32::new(0),
             in_flight: AtomicBool::new(false),
@@ -227,8 +228,6 @@ impl Frame {
     /// once, leaves pages as cold as it brought them.
     #[inline]
     pub(crate) fn touch(&self) {
-        // Lossy on purpose: the counter is a statistic and lies on a line that the latch has just taken.
-        self.hits.store(self.hits.load(Relaxed).wrapping_add(1), Relaxed);
         match self.used.load(Relaxed) {
             FRESH => self.used.store(0, Relaxed),
             0 => self.used.store(1, Relaxed),
@@ -243,8 +242,12 @@ impl Frame {
         }
         used
     }
-    pub(crate) fn hits(&self) -> u64 {
-        self.hits.load(Relaxed)
+    /// A number that whoever reads the frame's pages keeps here; a hint, and zero at first.
+    pub(crate) fn note(&self) -> u64 {
+        self.note.load(Relaxed)
+    }
+    pub(crate) fn set_note(&self, note: u64) {
+        self.note.store(note, Relaxed);
     }
     /// Whether the frame could be given to another page, as far as can be seen without the latch.
     pub(crate) fn evictable(&self) -> bool {

@@ -15,10 +15,39 @@ pub struct SharedPage<'p> {
     pub(crate) id: PageId,
 }
 
+/// What a look at a page that took nothing saw: the frame, and the version of its latch. While that version stands
+/// ([`Pool::still`]) the page is in that frame and its bytes do not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    pub(crate) frame: u32,
+    pub(crate) version: u64,
+    pub(crate) note: u64,
+}
+
+impl Glance {
+    /// The frame: a hint for looks to come.
+    pub fn frame(&self) -> u32 {
+        self.frame
+    }
+    /// The version: with the frame it names the bytes of the page.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+    /// The number that was left at the frame last; zero if none was.
+    pub fn note(&self) -> u64 {
+        self.note
+    }
+}
+
 impl SharedPage<'_> {
     /// The page's id.
     pub fn id(&self) -> PageId {
         self.id
+    }
+    /// The glance that others have of this page while it is held.
+    pub fn glance(&self) -> Option<Glance> {
+        let frame = self.guard.frame();
+        self.guard.version().map(|version| Glance { frame, version, note: self.guard.desc().note() })
     }
 }
 

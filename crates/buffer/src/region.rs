@@ -23,13 +23,17 @@ use std::ptr::NonNull;
 /// Regions at least this large are aligned to it, the size of a huge page on the common machines.
 const HUGE: usize = 2 << 20;
 
+/// Cache lines at the start of a page that a look into it needs: header, node header, first slots.
+#[cfg(target_arch = "x86_64")]
+const EARLY_LINES: usize = 7;
+
 /// Regions up to this size come from the heap.
 const SMALL: usize = 128 << 10;
 /// Alignment of the frames: enough for direct I/O.
 const ALIGN: usize = 4096;
 
-/// A latch and a descriptor, on cache lines of their own.
-#[repr(align(64))]
+/// A latch and a descriptor, on cache lines of their own; the latch and the descriptor's first fields share the first.
+#[repr(C, align(64))]
 struct Slot<D> {
     latch: Latch,
     desc: D,
@@ -135,6 +139,57 @@ impl<D> Region<D> {
         &self.slots[frame as usize].desc
     }
 
+    /// The version of a frame to validate later, unless its latch is held exclusively or there is no such frame.
+    #[inline]
+    pub(crate) fn glance(&self, frame: u32) -> Option<(u64, &D)> {
+        let slot = self.slots.get(frame as usize)?;
+        slot.latch.optimistic().map(|v| (v, &slot.desc))
+    }
+
+    /// Whether nobody has held the frame's latch exclusively since [`Region::glance`].
+    #[inline]
+    pub(crate) fn still(&self, frame: u32, version: u64) -> bool {
+        self.slots.get(frame as usize).is_some_and(|s| s.latch.validate(version))
+    }
+
+    /// Asks the processor for what a look into the page in a frame begins with: latch and descriptor, the first lines of
+    /// the page, and its last one.
+    #[inline]
+    pub(crate) fn prefetch(&self, frame: u32) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(slot) = self.slots.get(frame as usize) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let page = self.at(frame).cast::<i8>();
+            // SAFETY: a prefetch is a hint and touches no memory as far as the language goes; SSE is part of x86-64. The
+            // addresses lie in the frame (BUF-MEM-1), whose size is at least 4096.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast());
+                for line in 0..EARLY_LINES {
+                    _mm_prefetch::<_MM_HINT_T0>(page.add(64 * line));
+                }
+                _mm_prefetch::<_MM_HINT_T0>(page.add(self.page_size - 64));
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = frame;
+    }
+
+    /// Asks the processor for a part of the page in a frame: the lines from number `from` on, at most `n`.
+    #[inline]
+    pub(crate) fn prefetch_lines(&self, frame: u32, from: usize, n: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if (frame as usize) < self.slots.len() {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let page = self.at(frame).cast::<i8>();
+            for line in from..(from + n).min(self.page_size / 64) {
+                // SAFETY: as above; the line lies in the frame.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(page.add(64 * line)) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (frame, from, n);
+    }
+
     /// Waits for the shared latch.
     pub(crate) fn read(&self, frame: u32) -> ReadGuard<'_, D> {
         self.slots[frame as usize].latch.lock_shared();
@@ -188,6 +243,13 @@ pub(crate) struct ReadGuard<'r, D> {
 }
 
 impl<'r, D> ReadGuard<'r, D> {
+    pub(crate) fn frame(&self) -> u32 {
+        self.frame
+    }
+    /// The version that the frame has while it is held.
+    pub(crate) fn version(&self) -> Option<u64> {
+        self.region.glance(self.frame).map(|(v, _)| v)
+    }
     pub(crate) fn desc(&self) -> &'r D {
         self.region.desc(self.frame)
     }

@@ -168,14 +168,14 @@ impl ReadTree {
     /// # Errors
     /// As [`ReadTree::get`].
     pub fn first(&self) -> Result<Option<(Key, Value)>> {
-        self.iter().in_batches_of(1).next().transpose()
+        self.iter().one_by_one().next().transpose()
     }
     /// The last row.
     ///
     /// # Errors
     /// As [`ReadTree::get`].
     pub fn last(&self) -> Result<Option<(Key, Value)>> {
-        self.iter().in_batches_of(1).next_back().transpose()
+        self.iter().one_by_one().next_back().transpose()
     }
     /// All rows, in the order of their keys.
     pub fn iter(&self) -> Range {
@@ -216,7 +216,7 @@ impl ReadTree {
     /// # Errors
     /// As [`ReadTree::get`].
     pub fn is_empty(&self) -> Result<bool> {
-        self.iter().in_batches_of(1).has_none()
+        self.iter().one_by_one().has_none()
     }
 }
 

@@ -194,7 +194,7 @@ impl Tree {
     }
     fn pop(&self, end: impl Fn(&mut Keys) -> Option<Result<Key>>) -> Result<Option<(Key, Value)>> {
         loop {
-            let mut rows = self.iter().in_batches_of(1).keys();
+            let mut rows = self.iter().one_by_one().keys();
             let Some(key) = end(&mut rows).transpose()? else { return Ok(None) };
             drop(rows);
             if let Some(value) = self.remove(&key)? {

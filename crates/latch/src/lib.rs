@@ -12,4 +12,6 @@
 mod event;
 mod latch;
 mod sync;
+mod words;
 pub use latch::Latch;
+pub use words::{Reading, Words, Writing};

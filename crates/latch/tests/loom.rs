@@ -6,9 +6,13 @@
 
 use std::panic::catch_unwind;
 
-use hamal_latch::Latch;
+use hamal_latch::{Latch, Words};
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use loom::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+    fence,
+};
 use loom::thread;
 
 struct Pair {
@@ -244,4 +248,169 @@ fn giving_up_lets_polite_readers_in() {
         reads.join().unwrap();
         p.latch.unlock_shared();
     });
+}
+
+/// LATCH-6: what a reader of words is handed back is of one writer.
+#[test]
+fn words_are_never_torn() {
+    explore(Some(3), || {
+        let words = Arc::new(Words::new(2));
+        let writers = [5, 7].map(|n| {
+            let words = words.clone();
+            thread::spawn(move || {
+                words.try_write(|w| {
+                    w.set(0, n);
+                    w.set(1, n);
+                });
+            })
+        });
+        if let Some((b, a)) = words.read(|w| (w.get(1), w.get(0))) {
+            assert_eq!(a, b, "torn");
+        }
+        for w in writers {
+            w.join().unwrap();
+        }
+        let last = words.read(|w| (w.get(0), w.get(1))).unwrap();
+        assert!(last == (5, 5) || last == (7, 7));
+    });
+}
+
+/// The same words with one step of the sequence lock left out.
+struct Broken {
+    version: AtomicU64,
+    a: AtomicU64,
+    b: AtomicU64,
+    /// The writer's fence, the reader's fence, the reader's second look.
+    has: [bool; 3],
+}
+
+impl Broken {
+    fn write(&self) {
+        self.version.store(1, Relaxed);
+        if self.has[0] {
+            fence(Release);
+        }
+        self.a.store(1, Relaxed);
+        self.b.store(1, Relaxed);
+        self.version.store(2, Release);
+    }
+    fn read(&self) {
+        let before = self.version.load(Acquire);
+        if before & 1 != 0 {
+            return;
+        }
+        let (a, b) = (self.a.load(Relaxed), self.b.load(Relaxed));
+        if self.has[1] {
+            fence(Acquire);
+        }
+        if !self.has[2] || self.version.load(Relaxed) == before {
+            assert_eq!(a, b, "torn");
+        }
+    }
+}
+
+fn broken_words(has: [bool; 3]) -> bool {
+    catch_unwind(move || {
+        explore(None, move || {
+            let new = || AtomicU64::new(0);
+            let p = Arc::new(Broken { version: new(), a: new(), b: new(), has });
+            let q = p.clone();
+            let writer = thread::spawn(move || q.write());
+            p.read();
+            writer.join().unwrap();
+        });
+    })
+    .is_err()
+}
+
+#[test]
+fn every_step_of_the_sequence_lock_is_needed() {
+    assert!(!broken_words([true, true, true]));
+    assert!(broken_words([false, true, true]), "loom accepted a writer without its fence");
+    assert!(broken_words([true, false, true]), "loom accepted a reader without its fence");
+    assert!(broken_words([true, true, false]), "loom accepted a reader that does not look again");
+}
+
+/// A parent that names the child which holds a key, and a route: a copy of what the parent says, made for a version of
+/// its latch. Moving the key holds all three pages exclusively, as a merge does.
+struct Family {
+    parent: Latch,
+    names: AtomicU64,
+    children: [Latch; 2],
+    holds: [AtomicU64; 2],
+    route: Words,
+}
+
+impl Family {
+    fn new() -> Arc<Family> {
+        let family = Family {
+            parent: Latch::new(),
+            names: AtomicU64::new(0),
+            children: [Latch::new(), Latch::new()],
+            holds: [AtomicU64::new(1), AtomicU64::new(0)],
+            route: Words::new(2),
+        };
+        Arc::new(family)
+    }
+    fn move_key(&self) {
+        self.parent.lock_exclusive();
+        for c in &self.children {
+            c.lock_exclusive();
+        }
+        self.holds[0].store(0, Relaxed);
+        self.holds[1].store(1, Relaxed);
+        self.names.store(1, Relaxed);
+        for c in &self.children {
+            c.unlock_exclusive();
+        }
+        self.parent.unlock_exclusive();
+    }
+    /// Copies what the parent says, under its latch.
+    fn learn(&self) {
+        self.parent.lock_shared();
+        let (version, child) = (self.parent.optimistic().unwrap(), self.names.load(Relaxed));
+        self.route.try_write(|w| {
+            w.set(0, version + 1);
+            w.set(1, child);
+        });
+        self.parent.unlock_shared();
+    }
+    /// Goes to the child that the route names (BTREE-12); `looks_again` after it is latched.
+    fn follow(&self, looks_again: bool) {
+        let Some(version) = self.parent.optimistic() else { return };
+        let Some((tag, child)) = self.route.read(|w| (w.get(0), w.get(1))) else { return };
+        if tag != version + 1 {
+            return;
+        }
+        let child = child as usize;
+        self.children[child].lock_shared();
+        if !looks_again || self.parent.validate(version) {
+            assert_eq!(self.holds[child].load(Relaxed), 1, "sent to the wrong child");
+        }
+        self.children[child].unlock_shared();
+    }
+}
+
+fn follow_while_moving(looks_again: bool) {
+    explore(Some(2), move || {
+        let family = Family::new();
+        family.learn();
+        let other = family.clone();
+        let mover = thread::spawn(move || {
+            other.move_key();
+            other.learn();
+        });
+        family.follow(looks_again);
+        mover.join().unwrap();
+    });
+}
+
+#[test]
+fn a_route_leads_to_the_child_that_the_parent_names() {
+    follow_while_moving(true);
+}
+
+#[test]
+fn a_route_that_is_not_checked_after_the_child_is_latched_is_rejected() {
+    assert!(catch_unwind(|| follow_while_moving(false)).is_err(), "loom accepted it");
 }

@@ -1,6 +1,7 @@
 //! From the root to a node, by latch coupling: the child is latched before the parent is let go, so a
 //! child that a parent names is what it was when the parent was read. Root page ids never change, so a
-//! descent needs no other anchor.
+//! descent needs no other anchor. Leaves are found without latches on the way where there are routes
+//! (`routes.rs`); coupling is what that falls back on.
 //!
 //! Nothing here waits for anything but latches, which are asked for from root to leaf. A page that is not
 //! in memory ends the section with `Need::Page`; [`Btree::paged`] fetches it without a latch and begins
@@ -19,6 +20,9 @@ pub(crate) type Latched<T> = std::result::Result<T, Stop>;
 
 /// Most pins that a retried section keeps: a path from root to leaf and a few map pages.
 const PINS: usize = 12;
+
+/// Rounds of a descent by routes before it goes by latches.
+const ROUNDS: usize = 4;
 
 /// Where a descent goes.
 #[derive(Clone, Copy, Debug)]
@@ -108,17 +112,65 @@ impl Btree {
         Ok(node)
     }
 
-    /// The leaf of the target, under a shared latch.
+    /// The leaf of the target, under a shared latch. What it is has to be checked still: [`leaf_at`].
     pub(crate) fn shared_leaf(&self, tree: Tree, target: Target<'_>) -> Latched<SharedPage<'_>> {
+        Ok(self.shared_leaf_and_next(tree, target)?.0)
+    }
+
+    /// The same, and the frame where the leaf to the right of it was last, if that is known.
+    pub(crate) fn shared_leaf_and_next(
+        &self,
+        tree: Tree,
+        target: Target<'_>,
+    ) -> Latched<(SharedPage<'_>, Option<u32>)> {
+        for _ in 0..ROUNDS {
+            let Some(step) = self.routes.follow(self.pool(), tree, target) else { break };
+            match self.pool().try_shared_in(step.child, step.hint) {
+                // BTREE-12: the parent's word counts if it stands after the leaf is latched.
+                Ok(page) if self.pool().still(&step.above) => {
+                    if let Some(now) = page.glance() {
+                        step.remember(now.frame());
+                    }
+                    return Ok((page, step.neighbour()));
+                }
+                Ok(_) => {}
+                Err(stop) if self.pool().still(&step.above) => return Err(stop),
+                Err(_) => {}
+            }
+        }
+        Ok((self.latched_leaf(tree, target)?, None))
+    }
+
+    /// The leaf of the target by coupling latches.
+    fn latched_leaf(&self, tree: Tree, target: Target<'_>) -> Latched<SharedPage<'_>> {
         let mut page = self.pool().try_shared(tree.root)?;
-        let mut step = next(&self.root(tree, &page)?, tree.root, target)?;
+        let root = self.root(tree, &page)?;
+        let mut step = self.inner(tree, &page, &root, target)?;
         while let Some((level, child)) = step {
             let below = self.pool().try_shared(child)?;
+            if level == 0 {
+                return Ok(below);
+            }
             let node = arrived(tree, child, &below, level, target)?;
-            step = next(&node, child, target)?;
+            step = self.inner(tree, &below, &node, target)?;
             page = below;
         }
         Ok(page)
+    }
+
+    /// As [`next`]; copies an inner node for later descents.
+    fn inner(
+        &self,
+        tree: Tree,
+        page: &SharedPage<'_>,
+        node: &Node<'_>,
+        target: Target<'_>,
+    ) -> Result<Option<(u8, PageId)>> {
+        let step = next(node, page.id(), target)?;
+        if step.is_some() {
+            self.routes.learn(self.pool(), tree, page, node);
+        }
+        Ok(step)
     }
 
     /// The node of the target on that level, under the exclusive latch; none if the tree is lower than that.
@@ -143,7 +195,7 @@ impl Btree {
                 }
                 continue;
             }
-            let mut step = next(&root, tree.root, target)?;
+            let mut step = self.inner(tree, &page, &root, target)?;
             while let Some((below, child)) = step {
                 if below == level {
                     let page = self.pool().try_exclusive(child)?;
@@ -152,7 +204,7 @@ impl Btree {
                 }
                 let down = self.pool().try_shared(child)?;
                 let node = arrived(tree, child, &down, below, target)?;
-                step = next(&node, child, target)?;
+                step = self.inner(tree, &down, &node, target)?;
                 page = down;
             }
             drop(page);
@@ -162,6 +214,19 @@ impl Btree {
 
     /// The leaf of a key, under the exclusive latch.
     pub(crate) fn exclusive_leaf(&self, tree: Tree, key: &[u8]) -> Latched<ExclusivePage<'_>> {
+        for _ in 0..ROUNDS {
+            let Some(step) = self.routes.follow(self.pool(), tree, Target::At(key)) else { break };
+            match self.pool().try_exclusive(step.child) {
+                // BTREE-12: as for readers.
+                Ok(page) if self.pool().still(&step.above) => {
+                    leaf_at(tree, step.child, &page, Target::At(key))?;
+                    return Ok(page);
+                }
+                Ok(_) => {}
+                Err(stop) if self.pool().still(&step.above) => return Err(stop),
+                Err(_) => {}
+            }
+        }
         match self.exclusive_node(tree, Target::At(key), 0)? {
             Some(page) => Ok(page),
             None => Err(corrupt(tree.root, Broken("a tree without leaves")).into()),
@@ -210,6 +275,12 @@ pub(crate) fn node(tree: Tree, id: PageId, page: &[u8]) -> Result<Node<'_>> {
         return Err(corrupt(id, Broken("kind and level disagree")));
     }
     Ok(node)
+}
+
+/// The leaf that a descent to the target has come to, checked (BTREE-8).
+#[inline]
+pub(crate) fn leaf_at<'g>(tree: Tree, id: PageId, page: &'g [u8], target: Target<'_>) -> Result<Node<'g>> {
+    arrived(tree, id, page, 0, target)
 }
 
 /// Checks a node on arrival (BTREE-8): tree, level and fences are what its parent says.

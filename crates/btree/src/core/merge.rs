@@ -4,7 +4,7 @@
 //!
 //! Latches are taken in the usual order: parent, left, right, map page.
 use super::codec::Broken;
-use super::descend::{Latched, Target, apart, corrupt, node, unmet};
+use super::descend::{Latched, Target, apart, corrupt, leaf_at, node, unmet};
 use super::node::{Node, SLOTS, inner_cost};
 use super::ops::code;
 use super::ops::tree::{Shape, encode_absorb, encode_init, encode_remove_child};
@@ -69,7 +69,7 @@ impl Btree {
         let target = Target::At(key);
         if level == 0 {
             let page = self.shared_leaf(tree, target)?;
-            return Ok(self.is_sparse(&node(tree, page.id(), &page)?));
+            return Ok(self.is_sparse(&leaf_at(tree, page.id(), &page, target)?));
         }
         match self.exclusive_node(tree, target, level)? {
             None => Ok(false),

@@ -5,12 +5,14 @@
 //!   encodings.
 //! * `ops/` the operations that records hold: payload, apply, undo bytes and description of a kind side by
 //!   side.
-//! * `descend.rs` from the root to a node by latch coupling; `read.rs`, `scan.rs` what a view sees.
+//! * `descend.rs` from the root to a node by latch coupling; `routes.rs` copies of inner nodes that are read without
+//!   latches; `read.rs`, `scan.rs` what a view sees; `batch.rs` rows copied out of a leaf.
 //! * `history.rs` former states of rows, from the log.
 //! * `write.rs` put and remove; `undo.rs` their undo, by key; `structure.rs` rows by redo-only records.
 //! * `split.rs`, `merge.rs`, `purge.rs` the shape of the tree; `manager.rs` the resource manager.
 //!
 //! `docs/formats/btree.md` has the bytes, `docs/invariants/btree.md` what must hold; comments cite its ids.
+mod batch;
 pub(crate) mod codec;
 mod descend;
 pub(crate) mod edit;
@@ -21,6 +23,7 @@ pub(crate) mod node;
 pub(crate) mod ops;
 mod purge;
 pub(crate) mod read;
+mod routes;
 mod scan;
 mod split;
 mod structure;
@@ -30,6 +33,7 @@ mod undo;
 mod validate;
 mod write;
 
+pub use batch::Batch;
 pub use manager::BtreeManager;
 
 use crate::BTREE_RM;
@@ -120,6 +124,7 @@ pub struct Btree {
     ghosts_lost: AtomicBool,
     /// Held shared while a queued ghost is tidied, exclusively while a tree is forgotten.
     tidying: RwLock<()>,
+    routes: routes::Routes,
 }
 
 impl fmt::Debug for Btree {
@@ -137,6 +142,7 @@ impl Btree {
     /// The tree code. Connects `manager`.
     pub fn new(manager: &Arc<BtreeManager>, txns: Arc<TxnManager>, space: Arc<Space>) -> Arc<Btree> {
         let btree = Arc::new(Btree {
+            routes: routes::Routes::new(txns.pool()),
             txns,
             space,
             undo_only: AtomicBool::new(false),
@@ -212,6 +218,25 @@ impl Btree {
         out: &mut Vec<Entry>,
     ) -> Result<bool> {
         self.scan_rows(view, tree, low, high, direction, limit, out)
+    }
+    /// The next rows visible to the view within the bounds, in the direction, instead of what `batch` holds: at most
+    /// `limit`, all of one leaf, at least one if there are any. Returns whether there may be more: continue from
+    /// [`Batch::beyond`]. Visibility is resolved before the leaf is left (T18).
+    ///
+    /// # Errors
+    /// As a page read.
+    #[allow(clippy::too_many_arguments, reason = "the bounds of a scan are what they are")]
+    pub fn scan_batch(
+        &self,
+        view: &View,
+        tree: Tree,
+        low: Bound<'_>,
+        high: Bound<'_>,
+        direction: Direction,
+        limit: usize,
+        batch: &mut Batch,
+    ) -> Result<bool> {
+        self.next_batch(view, tree, low, high, direction, limit, batch)
     }
 
     /// Inserts or replaces a row; waits for a live writer of it. Returns the former value, if any. The

@@ -211,6 +211,15 @@ pub(crate) struct LeafRecord<'a> {
     pub(crate) value: &'a [u8],
 }
 
+/// A leaf record with its slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeafRow<'a> {
+    pub(crate) slot: Slot,
+    pub(crate) record: LeafRecord<'a>,
+    /// The key beyond prefix and head, and right behind it the value.
+    pub(crate) tail: &'a [u8],
+}
+
 /// A node, its header checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node<'a> {
@@ -290,6 +299,10 @@ impl<'a> Node<'a> {
     pub(crate) fn used(&self) -> usize {
         let fences = self.lower.len() + self.upper.map_or(0, <[u8]>::len);
         (SLOT * self.count + self.live).saturating_sub(fences)
+    }
+    /// Slots, and bytes of the heap in use.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        (self.count, self.live)
     }
     /// The hints for splits: slot behind the last insert, length of the ascending run.
     pub(crate) fn run(&self) -> (usize, usize) {
@@ -381,18 +394,34 @@ impl<'a> Node<'a> {
 
     /// The record of slot `i` of a leaf.
     pub(crate) fn leaf(&self, i: usize) -> Sound<LeafRecord<'a>> {
+        Ok(self.row(i)?.record)
+    }
+    /// Record and slot `i` of a leaf.
+    #[inline]
+    pub(crate) fn row(&self, i: usize) -> Sound<LeafRow<'a>> {
         if self.level != 0 {
             return Err(Broken("a leaf was expected"));
         }
         let slot = self.slot(i)?;
         let record = self.record(slot)?;
         let (len, allot) = (u16_at(record, 8), u16_at(record, 10));
-        let from = LEAF_FIXED + slot.rest_len();
         if len > allot || (slot.chain() && len != CHAIN) {
             return Err(Broken("a value is longer than its allotment, or no chain reference"));
         }
-        let value = record.get(from..from + len).ok_or(Broken("a value lies outside its record"))?;
-        Ok(LeafRecord { word: Word(u64_at(record, 0)), chain: slot.chain(), allot, value })
+        let tail = record
+            .get(LEAF_FIXED..LEAF_FIXED + slot.rest_len() + len)
+            .ok_or(Broken("a value lies outside its record"))?;
+        let value = &tail[slot.rest_len()..];
+        let record = LeafRecord { word: Word(u64_at(record, 0)), chain: slot.chain(), allot, value };
+        Ok(LeafRow { slot, record, tail })
+    }
+    /// Whether the key of slot `low` is below that of slot `high`.
+    pub(crate) fn in_order(&self, low: Slot, high: Slot) -> Sound<bool> {
+        Ok(match low.head().cmp(&high.head()) {
+            Ordering::Equal if low.len() > HEAD && high.len() > HEAD => self.rest(low)? < self.rest(high)?,
+            Ordering::Equal => low.len() < high.len(),
+            heads => heads == Ordering::Less,
+        })
     }
     /// Offset of the record of slot `i`, whole.
     pub(crate) fn offset(&self, i: usize) -> Sound<usize> {

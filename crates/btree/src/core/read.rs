@@ -1,6 +1,6 @@
 //! Looking a key up, and what a view sees of a record.
 use super::codec::Broken;
-use super::descend::{Target, corrupt, node};
+use super::descend::{Target, corrupt, leaf_at};
 use super::history::Demoted;
 use super::node::{LeafRecord, Node};
 use super::ops::leaf::{Bytes, chain_of};
@@ -121,7 +121,7 @@ impl Btree {
         };
         let done = self.pages_only(|| {
             let page = self.shared_leaf(tree, Target::At(key))?;
-            let leaf = node(tree, page.id(), &page)?;
+            let leaf = leaf_at(tree, page.id(), &page, Target::At(key))?;
             let found = find(&leaf, key).map_err(|b| corrupt(page.id(), b))?;
             let Some((_, record)) = found else { return Ok((Resolved::Nothing, (page.id(), Lsn::NULL))) };
             // A section that ends with a need has not come this far.

@@ -5,7 +5,7 @@
 //! snapshot is a ghost that cannot be purged yet, as the snapshot holds the horizon; a row that was not there is a
 //! record with a younger writer: so absence is validated like presence (TXN-VALID).
 use super::codec::Sound;
-use super::descend::{Target, corrupt, node};
+use super::descend::{Target, corrupt, leaf_at};
 use super::node::Node;
 use super::{Bound, Btree, Tree, scan};
 use crate::BTREE_RM;
@@ -29,7 +29,7 @@ impl Btree {
         loop {
             let next = self.pages_only(|| {
                 let page = self.shared_leaf(tree, Target::At(&from))?;
-                let leaf = node(tree, page.id(), &page)?;
+                let leaf = leaf_at(tree, page.id(), &page, Target::At(&from))?;
                 let seen = self.check_leaf(v, range, &leaf).map_err(|b| corrupt(page.id(), b))?;
                 seen?;
                 // Whatever lies below the upper fence of this leaf is in it now, or will be written by somebody who sees

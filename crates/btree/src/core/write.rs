@@ -4,7 +4,7 @@
 //! missing ends the latched section with a need; everything is let go, the credit included, the need is
 //! met, and the write begins anew. Each round meets a need that somebody had to meet anyway, so there is
 //! progress, if not for this writer, then for the one it lost against.
-use super::descend::{Latched, Target, corrupt, node};
+use super::descend::{Latched, Target, corrupt, leaf_at, node};
 use super::node::{LeafRecord, leaf_cost};
 use super::ops::code;
 use super::ops::leaf::{self, Bytes};
@@ -249,7 +249,7 @@ impl Btree {
         loop {
             let done = self.paged(|| {
                 let page = self.shared_leaf(tree, Target::At(key))?;
-                let leaf = node(tree, page.id(), &page)?;
+                let leaf = leaf_at(tree, page.id(), &page, Target::At(key))?;
                 match find(&leaf, key).map_err(|b| corrupt(page.id(), b))? {
                     Some((_, record)) => self.txns().check_write_since_snapshot(txn, record.word.writer()),
                     None => Ok(()),

@@ -391,3 +391,37 @@ fn t25_nobody_waits_for_a_frame_that_holds_another_page() {
         drop(taken);
     }
 }
+
+/// BUF-GLANCE: a glance is good until the page changes, or leaves its frame; a wrong hint is not believed.
+#[test]
+fn a_glance_ends_with_a_change_or_an_eviction() {
+    let b = Bench::with_pages(3);
+    let glance = |p, hint| b.pool.glance(PageId(p), hint);
+    let (one, two) = (glance(1, None).unwrap(), glance(2, None).unwrap());
+    assert!(b.pool.still(&one) && b.pool.still(&two));
+    assert_eq!(glance(1, Some(one.frame())), Some(one));
+    assert_eq!(glance(1, Some(two.frame())), Some(one), "the hint names another page's frame");
+    assert_eq!(glance(1, Some(u32::MAX)), Some(one), "there is no such frame");
+    {
+        let held = b.pool.shared(PageId(1)).unwrap();
+        assert_eq!(held.glance(), Some(one));
+        assert!(b.pool.still(&one), "reading changes nothing");
+    }
+    b.pool.leave_note(&one, 77);
+    assert_eq!(glance(1, None).unwrap().note(), 77);
+    b.pool.bump(1);
+    assert!(!b.pool.still(&one), "the page has changed");
+    assert!(b.pool.still(&two));
+    {
+        let _held = b.pool.exclusive(PageId(2)).unwrap();
+        assert!(!b.pool.still(&two));
+        assert_eq!(glance(2, None), None, "somebody changes it");
+    }
+    b.pool.flush_all(WriteReason::Asked).unwrap();
+    let two = glance(2, None).unwrap();
+    b.pool.forget(PageId(2));
+    assert!(!b.pool.still(&two), "the frame has been taken away");
+    assert_eq!(glance(2, Some(two.frame())), None);
+    let held = b.pool.try_shared_in(PageId(1), Some(two.frame())).unwrap();
+    assert_eq!(held.id(), PageId(1));
+}
