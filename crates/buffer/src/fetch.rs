@@ -155,7 +155,7 @@ impl Pool {
 
     /// Asks the processor to fetch what a look into the page in that frame begins with.
     #[inline]
-    pub fn prefetch(&self, frame: u32) {
+    pub fn prefetch_frame(&self, frame: u32) {
         self.region.prefetch(frame);
     }
 

@@ -132,7 +132,7 @@ impl Routes {
                 return None;
             }
             if let Some(frame) = step.hint {
-                pool.prefetch(frame);
+                pool.prefetch_frame(frame);
             }
             if step.level == 1 {
                 return Some(step);
