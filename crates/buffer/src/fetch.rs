@@ -535,8 +535,7 @@ impl Pool {
     /// Unbinds a clean frame; the caller keeps it latched and owns it.
     pub(crate) fn release(&self, guard: &WriteGuard<'_, Frame>, page: PageId) {
         let f = guard.desc();
-        let left = mutants::is(Mutant::FreedInFlightLeaves);
-        debug_assert!(!f.is_dirty() && !f.in_flight() && !f.pinned() || left, "BUF-EVICT");
+        debug_assert!(!f.is_dirty() && !f.in_flight() && !f.pinned(), "BUF-EVICT");
         f.unbind();
         self.region.rouse(guard.frame());
         self.settle(f);

@@ -235,7 +235,8 @@ impl Log {
         let me = Parked::mine();
         me.woken.store(false, Relaxed);
         self.waiters.lock().push(Waiter { to, who: Who::Thread(me.clone()) });
-        if self.durable.load(SeqCst) >= to || self.poison.is_set() || !self.flush.is_locked() {
+        let looks = !mutants::is(Mutant::FollowerDoesNotLook);
+        if looks && (self.durable.load(SeqCst) >= to || self.poison.is_set() || !self.flush.is_locked()) {
             // If somebody took us off the list meanwhile, an unpark is on its way: the next park returns at
             // once, and its loop looks at `woken`, so a stray token does no harm.
             self.waiters.lock().retain(|w| !matches!(&w.who, Who::Thread(p) if Arc::ptr_eq(p, &me)));

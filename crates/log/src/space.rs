@@ -236,6 +236,7 @@ impl Log {
         self.ring_demand.fetch_add(bytes, SeqCst);
         let durable = self.durable.load(SeqCst);
         let demand = self.ring_demand.load(SeqCst);
+        let demand = if mutants::is(Mutant::RingNotAdmitted) { bytes } else { demand };
         let tail = self.tail.load(SeqCst);
         let fits = tail + demand + self.seal_share() <= durable + self.ring.len() as u64;
         if !fits {

@@ -120,8 +120,17 @@ impl Log {
     pub fn wait_pending(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         // Announce, then look: who asks stores its wish first and looks for sleepers after.
-        self.flusher.sleepers.fetch_add(1, SeqCst);
+        let late = mutants::is(Mutant::FlusherUnannounced) && !self.has_pending();
+        if !late {
+            self.flusher.sleepers.fetch_add(1, SeqCst);
+        }
         let mut called = self.flusher.called.lock();
+        if late {
+            self.flusher.sleepers.fetch_add(1, SeqCst);
+            if self.flusher.wake.wait_until(&mut called, deadline).timed_out() {
+                *called = true;
+            }
+        }
         while !*called && !self.has_pending() && !self.poison.is_set() {
             if self.flusher.wake.wait_until(&mut called, deadline).timed_out() {
                 break;

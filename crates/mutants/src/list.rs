@@ -485,7 +485,7 @@ mutants! {
         "The end of a page's write clears the mark of changes made during it.";
         "as `image-after-latch`, with checkpoints"
     98 FreedInFlightLeaves "freed-in-flight-leaves"
-        breaks "BUF-XLAT, T5" in ["buffer/src/fetch.rs", "buffer/src/guard.rs"] needs [Threads]
+        breaks "BUF-XLAT, T5" in ["buffer/src/guard.rs"] needs [Threads]
         "A page that is freed while it is written leaves its frame at once.";
         "a thread frees and makes pages while another flushes"
     99 ListedLate "listed-late"
@@ -578,4 +578,20 @@ mutants! {
         breaks "HAM-8" in ["hamal/src/sweep.rs"] needs [Crash]
         "After a crash nobody looks for the ghosts of the run before.";
         "delete rows, crash before they are taken away, open, collect: the leaves stay as full as they were"
+    121 FollowerDoesNotLook "follower-does-not-look"
+        breaks "LOG-7" in ["log/src/commit.rs"] needs [Threads]
+        "A follower that has entered itself in the list sleeps without another look.";
+        "threads that commit at once: one of them may sleep for ever"
+    122 FlusherUnannounced "flusher-unannounced"
+        breaks "LOG-7" in ["log/src/ticket.rs"] needs [Threads]
+        "The flusher looks for work before it says that it is going to sleep.";
+        "commits that are only polled, and a flusher that is asked while it falls asleep"
+    123 RingNotAdmitted "ring-not-admitted"
+        breaks "LOG-4" in ["log/src/space.rs"] needs [Threads]
+        "A credit does not count what others may still put into the ring.";
+        "threads that append more than the ring holds before anybody flushes"
+    124 WakeWithoutDoor "wake-without-door"
+        breaks "TXN-TURN, T27" in ["txn/src/txn.rs"] needs [Threads]
+        "Who wakes the waiters does not pass through their mutex.";
+        "a thread that falls asleep for a row while another gives it back"
 }

@@ -8,6 +8,7 @@ use crate::horizon::{Horizon, Now, Snapshot, too_old};
 use crate::reads::ReadSet;
 use crate::versions::VersionKey;
 use hamal_error::{Error, ErrorKind, Poison, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TreeId, TxnId};
 use hamal_sync::aside;
 use hamal_sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -425,7 +426,9 @@ impl Txn {
     /// Has everybody who waits for this transaction look again. The mutex is only passed through: a waiter between its look
     /// and its sleep holds it.
     pub(crate) fn rouse(&self) {
-        drop(self.turn_mutex.lock());
+        if !mutants::is(Mutant::WakeWithoutDoor) {
+            drop(self.turn_mutex.lock());
+        }
         self.turned.notify_all();
     }
     /// Sleeps until the turn is no longer `turn`, or `stop` says so, or the deadline. Whether it has turned. Woken directly:
