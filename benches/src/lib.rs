@@ -1,6 +1,8 @@
 //! What the benches share: a small generator and a database in a fresh directory.
 #![deny(missing_docs)]
 
+pub mod compare;
+
 use hamal::{Database, Result};
 
 /// A small, fast, seeded generator (splitmix64).

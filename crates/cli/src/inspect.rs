@@ -518,7 +518,7 @@ pub(crate) fn recover(c: &Recover, common: &Common, out: &mut Out) -> Result<()>
     let recorder = c.trace.as_ref().map(|file| crate::explain::to_file(file, &c.dir)).transpose()?;
     let mut opening = common.opening(&Stop::listen()?);
     if let Some(r) = &recorder {
-        opening = opening.with(|b| b.tracer(r.clone()));
+        opening = opening.with(|b| b.tracer(r.clone()).recovery_threads(1));
     }
     let opened = opening.run(|b| b.open_with_report(&c.dir));
     if let (Some(r), Some(file)) = (&recorder, &c.trace) {
