@@ -18,7 +18,9 @@ use std::time::Duration;
 
 /// Runs workloads on hamal and on other engines, taking turns, and prints medians.
 #[derive(Parser)]
-#[command(after_help = "Engines other than redb need --features light-peers (lmdb, fjall, sqlite, sled) or peers (rocksdb too; needs libclang and a C++ compiler).")]
+#[command(
+    after_help = "Engines other than redb need --features light-peers (lmdb, fjall, sqlite, sled) or peers (rocksdb too; needs libclang and a C++ compiler)."
+)]
 struct Args {
     /// Rounds; the engines take turns in each.
     #[arg(long, default_value_t = 3)]
@@ -244,7 +246,12 @@ fn judge(args: &Args, results: &Results) -> Any<ExitCode> {
     let stored: BTreeMap<String, f64> = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
     let lost = losses(&stored, &now, 0.15);
     for (name, was, is) in &lost {
-        eprintln!("slower: {name} was {}, is {} ({:.0} %)", short(*was), short(*is), (is / was - 1.0) * 100.0);
+        eprintln!(
+            "slower: {name} was {}, is {} ({:.0} %)",
+            short(*was),
+            short(*is),
+            (is / was - 1.0) * 100.0
+        );
     }
     Ok(if lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -130,7 +130,8 @@ impl Bench<'_> {
             let out = &mut scratch.out;
             if random.next_u64() % 2 == 0 {
                 // Items in ascending order, as careful programs do: no deadlocks between orders.
-                let mut items: Vec<u64> = (0..5 + random.next_u64() % 11).map(|_| random.next_u64() % ITEMS).collect();
+                let mut items: Vec<u64> =
+                    (0..5 + random.next_u64() % 11).map(|_| random.next_u64() % ITEMS).collect();
                 items.sort_unstable();
                 items.dedup();
                 session.write(durable, &mut |t| {

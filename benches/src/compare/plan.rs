@@ -31,9 +31,17 @@ pub struct Group {
 /// All groups, in the order in which they run.
 pub const GROUPS: &[Group] = &[
     Group { name: "commit", about: "durable commits by 1 to 32 threads, one hot key", run: commit },
-    Group { name: "async", about: "asynchronous commits by one thread, one sync at the end", run: asynchronous },
+    Group {
+        name: "async",
+        about: "asynchronous commits by one thread, one sync at the end",
+        run: asynchronous,
+    },
     Group { name: "ascending", about: "bulk load in key order", run: ascending },
-    Group { name: "random", about: "bulk load in random order, gets, scans, YCSB, removal of half the keys", run: random },
+    Group {
+        name: "random",
+        about: "bulk load in random order, gets, scans, YCSB, removal of half the keys",
+        run: random,
+    },
     Group { name: "writers", about: "bulk load in random order by two writers", run: writers },
     Group { name: "orders", about: "new-order and payment, 8 threads", run: orders },
     Group { name: "cold", about: "a database ten times larger than its cache of 64 MiB", run: cold },
@@ -208,7 +216,8 @@ fn recovery(run: &Run<'_>) -> Any<()> {
     let opened = started.elapsed();
     engine.session()?.write(true, &mut |w| w.put(b"after the crash", b"1"))?;
     let written = started.elapsed();
-    let mut m = Measured { rate: commits as f64 / written.as_secs_f64(), operations: commits, ..Measured::default() };
+    let mut m =
+        Measured { rate: commits as f64 / written.as_secs_f64(), operations: commits, ..Measured::default() };
     m.more.insert("seconds to open".into(), opened.as_secs_f64());
     m.more.insert("seconds to the first durable write".into(), written.as_secs_f64());
     m.more.insert("file bytes".into(), bytes as f64);

@@ -42,7 +42,8 @@ pub fn reads(dir: &Path, time: Duration, threads: u64, page: usize) -> Any<Measu
         let handles: Vec<_> = (0..threads)
             .map(|t| {
                 s.spawn(move || {
-                    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(dir.join("raw"))?;
+                    let file =
+                        OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(dir.join("raw"))?;
                     let mut random = Random(t);
                     let mut buffer = vec![0u8; 2 * page];
                     let skip = buffer.as_ptr().align_offset(page);
@@ -64,7 +65,8 @@ pub fn reads(dir: &Path, time: Duration, threads: u64, page: usize) -> Any<Measu
 
 fn written(dir: &Path) -> Any<File> {
     std::fs::create_dir_all(dir)?;
-    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(dir.join("raw"))?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(dir.join("raw"))?;
     for mib in 0..FILE >> 20 {
         file.write_all_at(&vec![7; 1 << 20], mib << 20)?;
     }

@@ -46,7 +46,12 @@ impl Results {
 
     /// The spread of a figure.
     #[must_use]
-    pub fn figure(&self, workload: &str, engine: &str, f: impl Fn(&Measured) -> Option<f64>) -> Option<Spread> {
+    pub fn figure(
+        &self,
+        workload: &str,
+        engine: &str,
+        f: impl Fn(&Measured) -> Option<f64>,
+    ) -> Option<Spread> {
         spread(self.rounds.get(workload)?.get(engine)?.iter().filter_map(f))
     }
 
@@ -136,7 +141,10 @@ impl Results {
             }
             body.push_str("</table></section>\n");
         }
-        format!("{HEAD}<p>{}</p><p>Operations a second; the line shows minimum and maximum.</p><main>{body}</main>", escape(&self.about))
+        format!(
+            "{HEAD}<p>{}</p><p>Operations a second; the line shows minimum and maximum.</p><main>{body}</main>",
+            escape(&self.about)
+        )
     }
 }
 
@@ -154,7 +162,8 @@ fn escape(s: &str) -> String {
 fn cell(s: Option<Spread>, best: f64) -> String {
     let Some(s) = s else { return "–".into() };
     let bold = if s.median >= best { "**" } else { "" };
-    let around = if s.min == s.max { String::new() } else { format!(" ({}–{})", short(s.min), short(s.max)) };
+    let around =
+        if s.min == s.max { String::new() } else { format!(" ({}–{})", short(s.min), short(s.max)) };
     format!("{bold}{}{bold}{around}", short(s.median))
 }
 
@@ -189,7 +198,11 @@ pub fn ratios(results: &Results, against: &[&str]) -> BTreeMap<String, f64> {
 
 /// The entries of `stored` that have lost more than `share` (0.15: 15 %), with what they are now.
 #[must_use]
-pub fn losses(stored: &BTreeMap<String, f64>, now: &BTreeMap<String, f64>, share: f64) -> Vec<(String, f64, f64)> {
+pub fn losses(
+    stored: &BTreeMap<String, f64>,
+    now: &BTreeMap<String, f64>,
+    share: f64,
+) -> Vec<(String, f64, f64)> {
     let lost = |(name, was): (&String, &f64)| {
         let is = *now.get(name)?;
         (is < was * (1.0 - share)).then(|| (name.clone(), *was, is))
@@ -213,7 +226,8 @@ mod tests {
         }
         let now = ratios(&r, &["redb", "lmdb"]);
         assert_eq!(now, BTreeMap::from([("w / redb".to_string(), 0.8)]));
-        let stored = |was: f64| BTreeMap::from([("w / redb".to_string(), was), ("gone / redb".to_string(), 9.0)]);
+        let stored =
+            |was: f64| BTreeMap::from([("w / redb".to_string(), was), ("gone / redb".to_string(), 9.0)]);
         assert_eq!(losses(&stored(0.9), &now, 0.15), []);
         assert_eq!(losses(&stored(1.0), &now, 0.15), [("w / redb".to_string(), 1.0, 0.8)]);
     }

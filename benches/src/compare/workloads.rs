@@ -63,8 +63,11 @@ pub struct Bench<'a> {
     pub seed: u64,
 }
 
-/// An operation of a workload: the session, the random source, and whether it counts.
+/// An operation of a workload: the session, the random source, and buffers.
 type Operation<'a> = dyn Fn(&mut dyn Session, &mut Random, &mut Scratch) -> Any<()> + Sync + 'a;
+
+/// Reads in a snapshot: the snapshot, the random source, a buffer; returns how much was read.
+type Reads<'a> = dyn Fn(&mut dyn Reader, &mut Random, &mut Vec<u8>) -> Any<u64> + Sync + 'a;
 
 /// Buffers of one thread.
 pub struct Scratch {
@@ -83,10 +86,12 @@ impl Bench<'_> {
         let meter = Meter::start(self.dir, self.engine.log_bytes());
         let until = Instant::now() + self.time;
         let parts: Vec<Any<Histogram<u64>>> = std::thread::scope(|s| {
-            let handles: Vec<_> = (0..threads)
-                .map(|t| s.spawn(move || self.one_thread(t, until, operation)))
-                .collect();
-            handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
+            let handles: Vec<_> =
+                (0..threads).map(|t| s.spawn(move || self.one_thread(t, until, operation))).collect();
+            handles
+                .into_iter()
+                .map(|h| h.join().unwrap_or_else(|_| Err("a thread panicked".into())))
+                .collect()
         });
         let mut all = histogram();
         for part in parts {
@@ -221,7 +226,8 @@ impl Bench<'_> {
         let seen = AtomicU64::new(0);
         let measured = self.timed_in_snapshot(1, &|reader, random, _| {
             let mut bytes = 0;
-            let n = reader.scan(&key(random.next_u64(), false), limit, &mut |k, v| bytes += k.len() + v.len())?;
+            let n =
+                reader.scan(&key(random.next_u64(), false), limit, &mut |k, v| bytes += k.len() + v.len())?;
             seen.fetch_add(bytes as u64, Ordering::Relaxed);
             Ok((n > 0).into())
         })?;
@@ -248,11 +254,7 @@ impl Bench<'_> {
 
     /// Runs reads in one snapshot a thread, in batches so that the clock is not what is measured. The operation says how much
     /// it did.
-    fn timed_in_snapshot(
-        &self,
-        threads: u64,
-        operation: &(dyn Fn(&mut dyn Reader, &mut Random, &mut Vec<u8>) -> Any<u64> + Sync),
-    ) -> Any<Measured> {
+    fn timed_in_snapshot(&self, threads: u64, operation: &Reads<'_>) -> Any<Measured> {
         let meter = Meter::start(self.dir, None);
         let until = Instant::now() + self.time;
         let parts: Vec<Any<(u64, Histogram<u64>)>> = std::thread::scope(|s| {
@@ -276,7 +278,10 @@ impl Bench<'_> {
                     })
                 })
                 .collect();
-            handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
+            handles
+                .into_iter()
+                .map(|h| h.join().unwrap_or_else(|_| Err("a thread panicked".into())))
+                .collect()
         });
         let (mut n, mut all) = (0, histogram());
         for part in parts {

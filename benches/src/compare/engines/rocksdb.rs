@@ -1,8 +1,8 @@
 use crate::compare::Any;
 use crate::compare::engine::{Engine, Kind, Reader, Session, Unsupported, Writer};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions, Transaction,
-    TransactionDB, TransactionDBOptions, TransactionOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions,
+    Transaction, TransactionDB, TransactionDBOptions, TransactionOptions, WriteBatch, WriteOptions,
 };
 use std::path::Path;
 
@@ -88,10 +88,13 @@ impl Session for TxnThread<'_> {
     }
     fn read(&mut self, f: &mut dyn FnMut(&mut dyn Reader) -> Any<()>) -> Any<()> {
         let snapshot = self.0.snapshot();
-        let get = |key: &[u8], out: &mut Vec<u8>| Ok(snapshot.get_pinned(key)?.map(|v| copy(&v, out)).is_some());
+        let get =
+            |key: &[u8], out: &mut Vec<u8>| Ok(snapshot.get_pinned(key)?.map(|v| copy(&v, out)).is_some());
         let scan = |from: &[u8], limit: usize, row: &mut dyn FnMut(&[u8], &[u8])| {
             let mut n = 0;
-            for pair in snapshot.iterator_opt(IteratorMode::From(from, Direction::Forward), ReadOptions::default()).take(limit)
+            for pair in snapshot
+                .iterator_opt(IteratorMode::From(from, Direction::Forward), ReadOptions::default())
+                .take(limit)
             {
                 let (key, value) = pair?;
                 row(&key, &value);
@@ -172,7 +175,8 @@ impl Session for PlainThread<'_> {
     }
     fn read(&mut self, f: &mut dyn FnMut(&mut dyn Reader) -> Any<()>) -> Any<()> {
         let snapshot = self.0.snapshot();
-        let get = |key: &[u8], out: &mut Vec<u8>| Ok(snapshot.get_pinned(key)?.map(|v| copy(&v, out)).is_some());
+        let get =
+            |key: &[u8], out: &mut Vec<u8>| Ok(snapshot.get_pinned(key)?.map(|v| copy(&v, out)).is_some());
         let scan = |from: &[u8], limit: usize, row: &mut dyn FnMut(&[u8], &[u8])| {
             let mut it = snapshot.raw_iterator();
             it.seek(from);

@@ -15,7 +15,8 @@ pub(super) const KIND: Kind = Kind {
 struct Sled(sled::Db);
 
 fn open(dir: &Path, cache: usize) -> Any<Box<dyn Engine>> {
-    let db = sled::Config::new().path(dir).cache_capacity(cache as u64).mode(sled::Mode::HighThroughput).open()?;
+    let db =
+        sled::Config::new().path(dir).cache_capacity(cache as u64).mode(sled::Mode::HighThroughput).open()?;
     Ok(Box::new(Sled(db)))
 }
 

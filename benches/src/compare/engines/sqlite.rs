@@ -23,7 +23,9 @@ struct Sqlite {
 fn open(dir: &Path, _cache: usize) -> Any<Box<dyn Engine>> {
     std::fs::create_dir_all(dir)?;
     let engine = Sqlite { file: dir.join("sqlite"), turn: Mutex::new(()) };
-    engine.connect("FULL")?.execute_batch("CREATE TABLE IF NOT EXISTS t (k BLOB PRIMARY KEY, v BLOB) WITHOUT ROWID")?;
+    engine
+        .connect("FULL")?
+        .execute_batch("CREATE TABLE IF NOT EXISTS t (k BLOB PRIMARY KEY, v BLOB) WITHOUT ROWID")?;
     Ok(Box::new(engine))
 }
 
