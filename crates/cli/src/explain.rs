@@ -155,7 +155,8 @@ pub(crate) fn explain(c: &Explain, common: &Common, out: &mut Out) -> Result<()>
         redone: AtomicU64::new(0),
         clrs: AtomicU64::new(0),
     });
-    let mut opening = common.opening(&Stop::listen()?).with(|b| b.tracer(counting.clone()).recovery_threads(1));
+    let mut opening =
+        common.opening(&Stop::listen()?).with(|b| b.tracer(counting.clone()).recovery_threads(1));
     if let Some(stop) = c.stop_after {
         let counting = counting.clone();
         opening = opening.with(|b| {

@@ -88,10 +88,12 @@ impl Reader for Snapshot {
         Ok(self.0.get_with(key, |v| copy(v, out))?.is_some())
     }
     fn scan(&mut self, from: &[u8], limit: usize, row: &mut dyn FnMut(&[u8], &[u8])) -> Any<usize> {
+        let mut rows = self.0.range(from..);
         let mut n = 0;
-        for pair in self.0.range(from..).take(limit) {
-            let (key, value) = pair?;
-            row(&key, &value);
+        while n < limit
+            && let Some((key, value)) = rows.next_ref()?
+        {
+            row(key, value);
             n += 1;
         }
         Ok(n)

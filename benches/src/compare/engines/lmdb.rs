@@ -98,7 +98,9 @@ impl Reader for Snapshot<'_, '_> {
     }
     fn scan(&mut self, from: &[u8], limit: usize, row: &mut dyn FnMut(&[u8], &[u8])) -> Any<usize> {
         let mut n = 0;
-        let bounds = (Bound::Included(from), Bound::Unbounded);
+        // LMDB takes no empty key.
+        let low = if from.is_empty() { Bound::Unbounded } else { Bound::Included(from) };
+        let bounds = (low, Bound::Unbounded);
         for pair in self.1.range(self.0, &bounds)?.take(limit) {
             let (key, value) = pair?;
             row(key, value);
