@@ -1,7 +1,7 @@
 //! Locks, atomics, threads and clocks as the engine uses them.
 //!
 //! The crates that share memory between threads take these from here and from nowhere else. Here they are those of `parking_lot`
-//! and of the standard library, under their own names, and cost nothing. The packages below `model/` compile the same
+//! and of the standard library, under their own names, and cost nothing. The packages below `tests/model/` compile the same
 //! sources of the engine a second time, with a package of the same face in the place of this one that leaves every
 //! choice of who runs next to a model checker (`docs/model-checking.md`).
 #![deny(missing_docs)]

@@ -513,17 +513,23 @@ impl Log {
     }
 
     /// Reads the group at `start`, whose predecessor's seal has the checksum `before`, if it is valid as a whole. With an
-    /// unknown predecessor `start` lies inside of the group.
+    /// unknown predecessor `start` lies inside of the group. What is no record in a valid group is damage: a torn group does not
+    /// have its checksum.
     fn group(&mut self, start: u64, before: Option<u32>) -> Result<Option<u32>, Failure> {
         let (records, blocks) = (self.records.len(), self.blocks.len());
         let mut at = start;
+        let mut broken = None;
         let found = loop {
             match self.span(at, at + 4)?.map(|b| b[0]) {
                 None => break None,
                 Some(0) => break self.seal_behind(at)?,
-                Some(_) => match self.record(at)? {
-                    Some(end) => at = end,
-                    None => break None,
+                Some(_) => match (self.record(at)?, self.record_end(at)?) {
+                    (Some(end), _) => at = end,
+                    (None, Some(end)) if before.is_some() => {
+                        broken = broken.or(Some(at));
+                        at = end;
+                    }
+                    (None, _) => break None,
                 },
             }
         };
@@ -534,6 +540,9 @@ impl Log {
             let out_of_reach = seal.start < self.base;
             let bytes = if out_of_reach { None } else { self.span(seal.start, lsn)? };
             if bytes.is_none_or(|b| crc32c::crc32c_append(seed, b) == seal.group) {
+                if let Some(at) = broken {
+                    return Err(damage(format!("the group at {start} is whole, but there is no record at {at}")));
+                }
                 self.end = lsn + SEAL;
                 return Ok(Some(seal.crc));
             }
@@ -556,6 +565,14 @@ impl Log {
             place += SECTOR;
         }
         Ok(None)
+    }
+
+    /// Where a record at `lsn` ends by its length field, whatever else is wrong with it.
+    fn record_end(&mut self, lsn: u64) -> Result<Option<u64>, Failure> {
+        let last = self.last();
+        let len = self.span(lsn, lsn + 4)?.and_then(|front| Fields(front).varint());
+        let end = len.filter(|n| (8..=16 << 20).contains(n)).map(|n| lsn + n);
+        Ok(end.filter(|end| *end <= last))
     }
 
     /// Reads the record at `lsn`; returns its end.

@@ -12,7 +12,7 @@ mod waits;
 #[test]
 fn every_bug_that_needs_threads_has_a_test() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("../../docs/model-checking.md")).unwrap();
+    let text = std::fs::read_to_string(root.join("../../../docs/model-checking.md")).unwrap();
     let table = text.split("<!-- bugs -->").nth(1).and_then(|t| t.split("<!-- end").next()).unwrap();
     let files = ["commits", "log", "pages", "readers", "space", "waits"];
     let sources: String = files

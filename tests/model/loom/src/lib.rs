@@ -4,11 +4,11 @@
 //! `docs/model-checking.md` says which pieces, and how deep.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "parts of whole files are used, by tests only")]
 
-#[path = "../../../crates/buffer/src/frame.rs"]
+#[path = "../../../../crates/buffer/src/frame.rs"]
 mod frame;
-#[path = "../../../crates/log/src/slots.rs"]
+#[path = "../../../../crates/log/src/slots.rs"]
 mod slots;
-#[path = "../../../crates/buffer/src/translate.rs"]
+#[path = "../../../../crates/buffer/src/translate.rs"]
 mod translate;
 
 use frame::Frame;
