@@ -541,7 +541,9 @@ impl Log {
             let bytes = if out_of_reach { None } else { self.span(seal.start, lsn)? };
             if bytes.is_none_or(|b| crc32c::crc32c_append(seed, b) == seal.group) {
                 if let Some(at) = broken {
-                    return Err(damage(format!("the group at {start} is whole, but there is no record at {at}")));
+                    return Err(damage(format!(
+                        "the group at {start} is whole, but there is no record at {at}"
+                    )));
                 }
                 self.end = lsn + SEAL;
                 return Ok(Some(seal.crc));
