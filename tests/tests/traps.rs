@@ -292,6 +292,51 @@ fn a_log_that_ends_before_its_pages_is_refused_before_it_grows() {
     assert!(file(&log, "data") == before, "nothing is written before every page was asked");
 }
 
+/// T7 and T4: without a way past the cache redo reads pages too that were clean at the checkpoint and have not changed since, so
+/// these are asked, too, before the log grows.
+#[test]
+fn a_page_that_was_clean_is_asked_too_where_the_cache_is_read() {
+    let images = TornPages::Images { compress: false };
+    let large = small().torn_pages(images).cache_bytes(1024 * PAGE as usize);
+    let tiny = small().torn_pages(images).direct_io(false);
+    let disk = MemDisk::new();
+    let db = create(&large, &disk);
+    for from in [0, 3000] {
+        put(&db, (from..from + 3000).map(|i| (i, vec![1; 60])));
+    }
+    flush_pages(&db);
+    db.checkpoint().unwrap();
+    // The last leaf gets its image, another one becomes dirty and stays so, and the last leaf is written once more: it is clean at
+    // the checkpoint, and the log that is read names it without an image.
+    put(&db, [(5999, vec![2; 60])]);
+    flush_pages(&db);
+    let newest = |disk: &MemDisk| {
+        let data = file(disk, "data");
+        let pages = data.chunks(PAGE as usize).enumerate();
+        let (n, page) = pages.max_by_key(|(_, p)| hamal::raw::header::page_lsn(p)).unwrap();
+        (n as u64, page.to_vec())
+    };
+    let (last, _) = newest(&disk);
+    assert!(last > 100, "many pages come before it");
+    let page_images = db.stats().page_images;
+    put(&db, [(0, vec![3; 60])]);
+    put(&db, [(5999, vec![3; 60])]);
+    db.engine().pool().flush_page(hamal::PageId(last)).unwrap();
+    assert_eq!(db.stats().page_images, page_images);
+    db.checkpoint().unwrap();
+    put(&db, (0..5900).step_by(20).map(|i| (i, vec![4; 60])));
+    let log = disk.crash(CrashModel::KeepAll);
+    put(&db, [(5999, vec![5; 60])]);
+    db.engine().pool().flush_page(hamal::PageId(last)).unwrap();
+    let (n, page) = newest(&disk);
+    assert_eq!(n, last);
+    overwrite(&log, "data", n * PAGE, &page);
+    let before = file(&log, "data");
+    let e = tiny.open_on(Arc::new(log.clone())).unwrap_err();
+    assert_eq!((e.kind(), e.page()), (ErrorKind::LogBehindPages, Some(hamal::PageId(last))), "{e:?}");
+    assert!(file(&log, "data") == before, "nothing is written before every page was asked");
+}
+
 /// T10: a reader of a dropped tree, and of a replaced long value, reads on; and it pins versions, not the log.
 #[test]
 fn a_long_reader_keeps_what_it_reads_and_not_the_log() {

@@ -129,6 +129,20 @@ impl Pool {
             }
         }
 
+        // A panic from here on leaves pages half changed, or behind the log (BUF-POISON).
+        edits.iter_mut().for_each(|e| e.page.changing = true);
+        let done = self.log_and_apply(change, edits, credit, reserved);
+        edits.iter_mut().for_each(|e| e.page.changing = false);
+        done
+    }
+
+    fn log_and_apply(
+        &self,
+        change: &Change<'_>,
+        edits: &mut [PageEdit<'_, '_>],
+        credit: &mut OpCredit<'_>,
+        reserved: impl FnOnce(Appended),
+    ) -> Result<Appended> {
         let marks = self.mark_pages(edits, credit);
         let appended = match self.append_change(change, edits, credit, reserved) {
             Ok(appended) => appended,

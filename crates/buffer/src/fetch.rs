@@ -55,7 +55,15 @@ impl Pool {
     /// As [`Pool::shared`].
     pub fn exclusive(&self, id: PageId) -> Result<ExclusivePage<'_>> {
         let guard = self.write_latch(id)?;
-        Ok(ExclusivePage { pool: self, guard, id, fresh: false, made: None, unwinding: panicking() })
+        Ok(ExclusivePage {
+            pool: self,
+            guard,
+            id,
+            fresh: false,
+            made: None,
+            unwinding: panicking(),
+            changing: false,
+        })
     }
 
     pub(crate) fn write_latch(&self, id: PageId) -> Result<WriteGuard<'_, Frame>> {
@@ -171,7 +179,15 @@ impl Pool {
     /// [`Need::Page`](crate::Need::Page) if it is not in memory (or is just being read); `Poisoned`.
     pub fn try_exclusive(&self, id: PageId) -> std::result::Result<ExclusivePage<'_>, Stop> {
         let guard = self.try_write_latch(id)?;
-        Ok(ExclusivePage { pool: self, guard, id, fresh: false, made: None, unwinding: panicking() })
+        Ok(ExclusivePage {
+            pool: self,
+            guard,
+            id,
+            fresh: false,
+            made: None,
+            unwinding: panicking(),
+            changing: false,
+        })
     }
 
     fn try_write_latch(&self, id: PageId) -> std::result::Result<WriteGuard<'_, Frame>, Stop> {
@@ -281,6 +297,7 @@ impl Pool {
                     fresh: true,
                     made: Some(Made::new(self, id)),
                     unwinding: panicking(),
+                    changing: false,
                 });
             }
             // The page was freed while it was being written. Whoever makes a page may ask for more while holding it, and

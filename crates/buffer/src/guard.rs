@@ -76,6 +76,8 @@ pub struct ExclusivePage<'p> {
     pub(crate) made: Option<Made<'p>>,
     /// Whether the thread was panicking when it took the latch.
     pub(crate) unwinding: bool,
+    /// [`Pool::change`] is at work on it: the page may be half changed, or be behind the log.
+    pub(crate) changing: bool,
 }
 
 /// Notes that a page is being made by this thread, as long as it is there.
@@ -115,8 +117,9 @@ impl Deref for ExclusivePage<'_> {
 impl Drop for ExclusivePage<'_> {
     fn drop(&mut self) {
         // The latch is given back after this, when `guard` is dropped.
-        // A guard that was taken while the thread unwound already, by the rollback of a transaction on its stack, is whole.
-        if hamal_sync::thread::panicking() && !self.unwinding {
+        // A guard that was taken while the thread unwound already, by the rollback of a transaction on its stack, is whole,
+        // unless that rollback panics too, in the middle of a change.
+        if hamal_sync::thread::panicking() && (!self.unwinding || self.changing) {
             // The page may be half changed: nobody may read or write it any more (BUF-POISON).
             let e = Error::internal("a thread panicked while it held a page's exclusive latch")
                 .with_page(self.id);

@@ -84,16 +84,13 @@ impl Who {
     }
 }
 
-/// Poisons the log if it is dropped while a panic unwinds.
-///
-/// The flag: whether the thread was panicking before, and this is a rollback on its way out.
-struct OnPanic<'a>(&'a Log, bool);
+/// Poisons the log when it is dropped: by a panic, that is, for who gets through forgets it. (Whether the thread is panicking
+/// says nothing: a rollback on the way out of a panic may lead, and may panic itself.)
+struct OnPanic<'a>(&'a Log);
 
 impl Drop for OnPanic<'_> {
     fn drop(&mut self) {
-        if hamal_sync::thread::panicking() && !self.1 {
-            self.0.poison(Error::internal("a panic while the log was being written"));
-        }
+        self.0.poison(Error::internal("a panic while the log was being written"));
     }
 }
 
@@ -135,7 +132,19 @@ impl Log {
         if self.durable.load(SeqCst) >= to {
             return Ok(()); // Somebody led between our look and our turn.
         }
-        let _on_panic = OnPanic(self, hamal_sync::thread::panicking());
+        let on_panic = OnPanic(self);
+        let written = self.write_group(&mut group);
+        drop(group);
+        if let Ok(Some(end)) = &written {
+            self.groups.fetch_add(1, Relaxed);
+            self.trace.emit(|| Event::LogForce { to: *end, why });
+        }
+        std::mem::forget(on_panic);
+        written.map(|_| ())
+    }
+
+    /// Writes everything up to the tail as one group; its end, if there was anything to write.
+    fn write_group(&self, group: &mut Group) -> Result<Option<Lsn>> {
         let start = group.start;
         let pad = self.options.pad as u64;
         // Reserve everything up to the end of the seal: from here on `records_end` is the end of the group's
@@ -143,7 +152,7 @@ impl Log {
         let (records_end, seal_lsn) = loop {
             let tail = self.tail.load(SeqCst);
             if tail == start {
-                return Ok(());
+                return Ok(None);
             }
             let seal = format::seal_at(tail, pad);
             self.room_for_seal(seal + SEAL_LEN)?;
@@ -180,10 +189,7 @@ impl Log {
         group.last_seal = seal.crc;
         self.last_seal.store(seal.crc, SeqCst);
         self.durable.store(end, SeqCst);
-        drop(group);
-        self.groups.fetch_add(1, Relaxed);
-        self.trace.emit(|| Event::LogForce { to: Lsn(end), why });
-        Ok(())
+        Ok(Some(Lsn(end)))
     }
 
     /// Writes `[start, end)` from the ring to the segments and syncs them.

@@ -551,6 +551,39 @@ fn a_panic_of_the_leader_poisons() {
     assert_eq!(all(&d, &e).len(), 1);
 }
 
+/// The same while the thread unwinds already, in a rollback that forces the log: before anybody else can lead, and write a
+/// second group that begins where that one does.
+#[test]
+fn a_panic_of_a_leader_that_unwinds_poisons() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    struct Rollback<'l>(&'l Log, Arc<AtomicU64>);
+    impl Drop for Rollback<'_> {
+        fn drop(&mut self) {
+            let a = append(self.0, b"durable");
+            self.0.force(a.end, ForceReason::Commit).unwrap();
+            assert!(!self.0.poisoned().is_set(), "a rollback that ends well stops nothing");
+            let b = append(self.0, b"unknown");
+            self.1.store(1, SeqCst);
+            assert!(catch_unwind(AssertUnwindSafe(|| self.0.force(b.end, ForceReason::Commit))).is_err());
+        }
+    }
+    let d = disk();
+    let panics = Arc::new(AtomicU64::new(0));
+    let shared: Arc<dyn Disk> = Arc::new(Panicky(d.clone(), panics.clone()));
+    let (p, t) = (Arc::new(Poison::new()), Trace::silent());
+    let log = Log::create(shared, small(), ID, Log::FIRST, p, t).unwrap();
+    let unwound = catch_unwind(AssertUnwindSafe(|| {
+        let _rollback = Rollback(&log, panics.clone());
+        panic!("the caller's");
+    }));
+    assert!(unwound.is_err());
+    assert!(log.poisoned().is_set());
+    assert_eq!(kind(log.force(log.tail(), ForceReason::Commit)), ErrorKind::Poisoned);
+    drop(log);
+    let e = end(&d.crash(CrashModel::LoseUnsynced), &small()).unwrap();
+    assert_eq!(all(&d, &e).len(), 1);
+}
+
 /// A record in the ring, and one that is neither there nor in a file.
 #[test]
 fn reading_back_across_the_durable_end() {

@@ -42,8 +42,8 @@ pub fn redo(
     if let Some((&last, _)) = analysis.pages.last_key_value() {
         pool.grow_to(last.0.saturating_add(1))?;
     }
-    prove_log_not_behind(ctx, analysis)?;
     let rules = Rules { pool: &pool, trace: &ctx.trace, end: ctx.end.end, bypass: ctx.bypass };
+    prove_log_not_behind(rules, analysis)?;
     let todo: Vec<Todo<'_>> = analysis.pages.iter().map(|(page, todo)| (*page, todo)).collect();
     let report_every = if ctx.every(1, REPORT) { 1 } else { REPORT };
     let mut crew = Crew::new(rules, ctx.redo_threads(), report_every as usize, todo.len());
@@ -292,22 +292,20 @@ fn find<'r>(
     Ok((record, block))
 }
 
-/// Nothing may be appended before every page named in [R, end] has been looked at: a pageLSN at or beyond the end
+/// Nothing may be appended before every page has been looked at that is dirty, or that redo reads: a pageLSN at or beyond the end
 /// proves that the log was longer (T7). With a pool that holds all of them, redo itself reads them before anything is
 /// evicted; otherwise they are read once before.
-fn prove_log_not_behind(ctx: &RestartContext<'_>, analysis: &Analysis) -> Result<()> {
-    let pool = ctx.txns.pool();
+fn prove_log_not_behind(rules: Rules<'_>, analysis: &Analysis) -> Result<()> {
+    let pool = rules.pool;
     if analysis.pages.len() <= pool.options().frames / 2 || mutants::is(Mutant::LogBehindUnnoticed) {
         return Ok(());
     }
-    for (&page, todo) in &analysis.pages {
-        if todo.whole.is_some() || todo.rec.is_null() {
-            continue;
-        }
+    let looked_at = |todo: &PageRedo| todo.whole.is_none() && !todo.rec.is_null() || rules.reads_page(todo);
+    for (&page, _) in analysis.pages.iter().filter(|(_, todo)| looked_at(todo)) {
         let p = pool.redo_page(page, true)?;
         let page_lsn = header::page_lsn(&p);
         drop(p);
-        if page_lsn >= ctx.end.end {
+        if page_lsn >= rules.end {
             return Err(Error::new(ErrorKind::LogBehindPages, "the page is newer than the end of the log")
                 .with_file("data")
                 .with_page(page)

@@ -155,6 +155,30 @@ fn a_panic_under_a_latch_stops_the_engine() {
     assert_eq!(b.disk.stats().writes, before);
 }
 
+/// The same while the thread unwinds already: the rollback of a transaction on its stack may panic, too, and who runs it
+/// catches that.
+#[test]
+fn a_panic_under_a_latch_stops_the_engine_though_the_thread_unwinds() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    struct Rollback<'b>(&'b Bench);
+    impl Drop for Rollback<'_> {
+        fn drop(&mut self) {
+            self.0.pool.bump(1);
+            assert!(!self.0.pool.log().poisoned().is_set(), "a rollback that ends well stops nothing");
+            let r = catch_unwind(AssertUnwindSafe(|| self.0.pool.update(0, PANIC, &put(40, b"x"))));
+            assert!(r.is_err());
+            assert_eq!(self.0.pool.bump_error(1), ErrorKind::Poisoned);
+        }
+    }
+    let b = Bench::with_pages(2);
+    let unwound = catch_unwind(AssertUnwindSafe(|| {
+        let _rollback = Rollback(&b);
+        panic!("the caller's");
+    }));
+    assert!(unwound.is_err());
+    assert_eq!(b.pool.bump_error(1), ErrorKind::Poisoned);
+}
+
 impl Pool {
     fn bump_error(&self, p: u64) -> ErrorKind {
         self.update(p, ADD, &add(40, 1)).unwrap_err().kind()

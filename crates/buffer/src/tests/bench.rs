@@ -186,6 +186,7 @@ impl Pool {
             fresh: true,
             made: None,
             unwinding: false,
+            changing: false,
         };
         self.edit(&mut page, PUT, Whole::Init, &init_payload(), &mut credit).unwrap();
     }
