@@ -208,7 +208,11 @@ impl Garbage {
             // no more but by this collector, and a row that has not is left alone.
             let early = mutants::is(Mutant::GarbageUnsettled);
             let horizon = if early { Lsn::MAX } else { self.btree.txns().horizon() };
-            let (rows, more) = self.rows(after.as_deref(), horizon)?;
+            let (rows, more) = match self.rows(after.as_deref(), horizon) {
+                // Snapshots were ended at this moment, and the horizon is about to move.
+                Err(e) if e.kind() == ErrorKind::SnapshotTooOld => return damage.map_or(Ok(true), Err),
+                rows => rows?,
+            };
             for entry in &rows {
                 let before = left;
                 match Row::decode(entry).and_then(|row| self.collect_row(row, &mut left)) {

@@ -192,7 +192,8 @@ impl VersionsFile {
         file.sync().map_err(io)?;
         let mode = OpenMode { read_only: true, direct: true, ..OpenMode::default() };
         let source = disk.open(VERSIONS, mode).map_err(io)?;
-        let room = source.len().map_err(io)? / (2 * BLOCK as u64);
+        let len = source.len().map_err(io)?;
+        let room = len / (2 * BLOCK as u64);
         let blocks = blocks_of(control.data_pages);
         if blocks > room && present < control.data_pages {
             // A table that is cut short is one that lost blocks, and the data file says how many there were. If that is shorter
@@ -206,7 +207,7 @@ impl VersionsFile {
             ));
         }
         let mut table = VersionsFile { file, db: control.db, places: Vec::new(), room, damaged: Vec::new() };
-        let in_doubt = table.read(&*source, blocks, control.checkpoint_begin, end, versions)?;
+        let in_doubt = table.read((&*source, len), blocks, control.checkpoint_begin, end, versions)?;
         if digest(&table.places) != control.versions {
             // The copy that should count is one that is damaged; if none is, this is a table of another moment (or one that
             // lost a write, which is the same).
@@ -225,11 +226,11 @@ impl VersionsFile {
         Ok(table)
     }
 
-    /// Reads blocks `[0, blocks)`; returns those of which a copy is damaged or missing, with their place if it is that copy
-    /// that should count.
+    /// Reads blocks `[0, blocks)` of a file of `len` bytes; returns those of which a copy is damaged or missing, with their place
+    /// if it is that copy that should count.
     fn read(
         &mut self,
-        source: &dyn DiskFile,
+        (source, len): (&dyn DiskFile, u64),
         blocks: u64,
         moment: Lsn,
         end: Lsn,
@@ -249,7 +250,14 @@ impl VersionsFile {
                 })?;
             }
             let pair = &buf[within as usize..within as usize + 2 * BLOCK];
-            let copies = [decode(self.db, block, &pair[..BLOCK])?, decode(self.db, block, &pair[BLOCK..])?];
+            let mut copies =
+                [decode(self.db, block, &pair[..BLOCK])?, decode(self.db, block, &pair[BLOCK..])?];
+            // Room is made for both copies before the control file speaks of the block.
+            for (i, copy) in copies.iter_mut().enumerate() {
+                if *copy == Copy::Blank && (2 * block + i as u64 + 1) * BLOCK as u64 > len {
+                    *copy = Copy::Damaged;
+                }
+            }
             let newest = copies.iter().filter_map(|c| match c {
                 Copy::Valid(m) => Some(*m),
                 _ => None,

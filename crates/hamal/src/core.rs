@@ -118,8 +118,8 @@ impl Core {
         if self.read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the database was opened for reading only"));
         }
-        // Waits while somebody verifies.
-        drop(self.writers.read());
+        // Waits while somebody verifies; whoever begins to do so counts this transaction, or has it wait.
+        let _not_quiet = self.writers.read();
         if self.gate.fetch_add(1, SeqCst) & SHUT != 0 {
             self.gate.fetch_sub(1, SeqCst);
             return Err(closed());

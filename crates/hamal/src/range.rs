@@ -229,7 +229,8 @@ impl Range {
     }
 
     fn chain(&mut self, len: u64, head: PageId) -> Result<Vec<u8>> {
-        let read = self.tree.owner.with_view(|_| read_chain(&self.tree.owner, len, head));
+        let owner = &self.tree.owner;
+        let read = owner.with_view_at(&mut self.moment, |_| read_chain(owner, len, head));
         read.map_err(|e| self.fail(e))
     }
 

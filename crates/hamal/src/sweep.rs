@@ -45,9 +45,10 @@ impl Core {
         let mut rows = Vec::new();
         let low = sweep.at.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let more = self.btree.scan(&view, tree, low, Bound::Unbounded, Direction::Forward, ROWS, &mut rows);
-        sweep.at = rows.pop().map(|row| row.key);
         match more {
-            Ok(true) => {}
+            Ok(true) => sweep.at = rows.pop().map(|row| row.key),
+            // The same rows again, with another snapshot.
+            Err(e) if e.kind() == ErrorKind::SnapshotTooOld => {}
             // A tree that was dropped meanwhile is gone; one that is damaged is for verification to report.
             Err(e) if e.kind() == ErrorKind::Poisoned => return Err(e),
             _ => {

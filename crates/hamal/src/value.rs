@@ -179,8 +179,8 @@ impl Value {
 /// It keeps its snapshot (or its write transaction's pages) alive: drop it when you are done. After the write transaction
 /// through which it was made has ended, reading fails.
 pub struct ValueReader {
-    /// Keeps the pages of the value, if the transaction goes on to later snapshots.
-    _moment: Option<Snapshot>,
+    /// Keeps the pages of the value, if the transaction goes on to later snapshots; if it was ended, they are anything.
+    moment: Option<Snapshot>,
     owner: Owner,
     source: Source,
 }
@@ -192,10 +192,10 @@ enum Source {
 
 impl ValueReader {
     pub(crate) fn inline(owner: Owner, bytes: Vec<u8>) -> ValueReader {
-        ValueReader { _moment: None, owner, source: Source::Inline(io::Cursor::new(bytes)) }
+        ValueReader { moment: None, owner, source: Source::Inline(io::Cursor::new(bytes)) }
     }
     pub(crate) fn chain(owner: Owner, reader: LargeReader, moment: Option<Snapshot>) -> ValueReader {
-        ValueReader { _moment: moment, owner, source: Source::Chain(reader) }
+        ValueReader { moment, owner, source: Source::Chain(reader) }
     }
     /// Bytes that have not been read yet.
     pub fn remaining(&self) -> u64 {
@@ -211,7 +211,10 @@ impl io::Read for ValueReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &mut self.source {
             Source::Inline(c) => c.read(buf),
-            Source::Chain(r) => self.owner.with_view(|_| r.read(buf)).map_err(io::Error::other),
+            Source::Chain(r) => {
+                let read = self.owner.with_view_at(&mut self.moment, |_| r.read(buf));
+                read.map_err(io::Error::other)
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{bytes, rows, small, verify};
 use hamal::disk::MemDisk;
-use hamal::{Builder, Database, ErrorKind, PinKind};
+use hamal::{Builder, Database, ErrorKind, Isolation, PinKind, WriteOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -458,4 +458,42 @@ fn writers_are_slowed_down_only_where_that_helps() {
     assert_eq!(log.slowed, Duration::ZERO, "{log:?}");
     idle.rollback().unwrap();
     fill(&db, 1, 1000).unwrap();
+}
+
+/// A long value is read after the row that names it, under read committed in another statement: whether the snapshot of the row
+/// was ended counts then, not that of the later statement. Else the pages may be another value's by now.
+#[test]
+fn a_long_value_of_an_ended_moment_is_not_shown() {
+    let db = create(&small());
+    let put = |k: u64, seed: u64| {
+        let tx = db.begin_write().unwrap();
+        tx.tree("t").unwrap().put(key(k), bytes(seed, 9000)).unwrap();
+        tx.commit().unwrap();
+    };
+    (0..3).for_each(|k| put(k, k));
+    let options = WriteOptions::new().isolation(Isolation::ReadCommitted);
+    let tx = db.begin_write_with(options).unwrap();
+    let t = tx.tree("t").unwrap();
+    let (mut iter, mut lent) = (t.iter(), t.iter());
+    assert_eq!(iter.next().unwrap().unwrap().1[..], bytes(0, 9000)[..]);
+    assert_eq!(lent.next_ref().unwrap().unwrap().1, bytes(0, 9000));
+    let mut reader = t.reader(key(2)).unwrap().unwrap();
+    // Both rows get other values, the old ones are freed, and their pages are used again for values of the same length.
+    (1..3).for_each(|k| put(k, 100 + k));
+    db.flush().unwrap();
+    assert!(db.engine().txns().end_snapshots(hamal::Lsn(db.stats().log_tail)) > 0);
+    while db.maintenance_step().unwrap() {}
+    (3..12).for_each(|k| put(k, 200 + k));
+    let too_old = |e: hamal::Error| assert_eq!(e.kind(), ErrorKind::SnapshotTooOld, "{e}");
+    too_old(iter.next().unwrap().map(|(_, v)| assert!(v[..] == bytes(1, 9000)[..])).unwrap_err());
+    too_old(lent.next_ref().map(|row| assert!(row.unwrap().1 == bytes(1, 9000))).unwrap_err());
+    let mut got = Vec::new();
+    let e = std::io::Read::read_to_end(&mut reader, &mut got)
+        .map(|_| assert!(got == bytes(2, 9000)))
+        .unwrap_err();
+    too_old(*e.into_inner().unwrap().downcast().unwrap());
+    // The transaction goes on.
+    assert_eq!(t.get(key(1)).unwrap().unwrap()[..], bytes(101, 9000)[..]);
+    tx.commit().unwrap();
+    verify(&db);
 }

@@ -228,3 +228,49 @@ fn a_clean_close_leaves_no_ghosts() {
     assert_eq!(ghosts(&db), 0);
     assert_eq!(db.begin_read().unwrap().tree("t").unwrap().len().unwrap(), 100);
 }
+
+/// What an open snapshot does not need is pruned, and the log that held it is cut, while another transaction's former states
+/// are in the log: a row made and changed after the snapshot is still just not there.
+#[test]
+fn what_was_pruned_is_not_looked_for_in_the_log() {
+    let b = small().version_budget_bytes(64 << 10).log_limit_bytes(64 << 20);
+    let (_disk, db) = create(&b);
+    let tx = db.begin_write().unwrap();
+    tx.create_tree("young").unwrap();
+    tx.create_tree("other").unwrap();
+    tx.commit().unwrap();
+    let before: Rows = (0..2000).map(|n| (key(n), bytes(n, 80))).collect();
+    put(&db, before.clone());
+    let old = db.begin_read().unwrap();
+    let young = |value: &str| {
+        let tx = db.begin_write().unwrap();
+        for n in 0..20 {
+            tx.tree("young").unwrap().put(key(n), value).unwrap();
+        }
+        tx.commit().unwrap();
+    };
+    young("one");
+    young("two");
+    db.maintenance_step().unwrap();
+    assert_eq!(db.stats().versions, 0, "no snapshot lies between them");
+    let tail = db.stats().log_tail;
+    for n in 0u64.. {
+        if db.stats().log_oldest > tail {
+            break;
+        }
+        assert!(n < 1000);
+        let tx = db.begin_write().unwrap();
+        tx.tree("other").unwrap().put(key(n % 10), bytes(n, 700)).unwrap();
+        tx.commit().unwrap();
+        db.flush().unwrap();
+        db.checkpoint().unwrap();
+    }
+    // Beyond the budget.
+    put(&db, (0..2000).map(|n| (key(n), bytes(n + 10_000, 90))));
+    assert!(db.stats().versions_demoted > 0);
+    let t = old.tree("young").unwrap();
+    assert_eq!(t.get(key(1)).unwrap(), None);
+    assert_eq!(t.len().unwrap(), 0);
+    assert!(t.last().unwrap().is_none());
+    assert!(seen(&old) == before);
+}

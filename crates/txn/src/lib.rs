@@ -49,4 +49,4 @@ pub use rm::{Compensated, Registry, ResourceManager, UndoCtx};
 pub use stats::TxnStats;
 pub use txn::{Isolation, OpGuard, Savepoint, Txn};
 pub use validation::Validation;
-pub use versions::{FoundVersion, Version, VersionStore};
+pub use versions::{FoundVersion, LogHold, Version, VersionStore};

@@ -181,6 +181,10 @@ impl TxnManager {
         });
         let v = &published.1;
         let done = look(v).and_then(|()| self.commit_record(txn, || self.judge(v)));
+        if done.is_err() {
+            // Under an ended snapshot an error is believed no more than a row (TXN-TOO-OLD).
+            txn.check_age()?;
+        }
         if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::Serialization) {
             self.counters.serialization_failures.fetch_add(1, Ordering::Relaxed);
         }

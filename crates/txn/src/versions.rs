@@ -32,14 +32,40 @@ pub struct Version {
 }
 
 /// What a snapshot finds in a chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum FoundVersion {
     /// The newest former state that the view may see.
     Visible(Version),
     /// There is none: the record did not exist for this view.
     Absent,
-    /// What memory holds does not tell: it may be in the log.
-    Demoted,
+    /// What memory holds does not tell: it may be in the log, which is kept while this lives.
+    Demoted(LogHold),
+}
+
+/// Keeps the log from being cut while a former state is looked for in it (TXN-DEMOTED).
+#[derive(Debug)]
+pub struct LogHold {
+    from: Lsn,
+    demoted: Arc<Mutex<Demotions>>,
+}
+
+impl LogHold {
+    /// The state that is looked for is at or above this, if it is in the log alone. If it is not found there, there is none.
+    pub fn from(&self) -> Lsn {
+        self.from
+    }
+}
+
+impl Drop for LogHold {
+    fn drop(&mut self) {
+        let mut d = self.demoted.lock();
+        if let Some(n) = d.holds.get_mut(&self.from) {
+            *n -= 1;
+            if *n == 0 {
+                d.holds.remove(&self.from);
+            }
+        }
+    }
 }
 
 /// Which chain: manager, space, key.
@@ -111,6 +137,22 @@ struct Demoted {
     ts: Option<Lsn>,
 }
 
+#[derive(Debug, Default)]
+struct Demotions {
+    /// By number.
+    listed: HashMap<u64, Demoted>,
+    /// Where somebody looks for former states now, and how many do.
+    holds: BTreeMap<Lsn, usize>,
+}
+
+impl Demotions {
+    /// The log is needed from here.
+    fn pin(&self) -> Option<Lsn> {
+        let held = self.holds.keys().next().copied();
+        self.listed.values().map(|d| d.first).chain(held).min()
+    }
+}
+
 /// The version store.
 #[derive(Debug)]
 pub struct VersionStore {
@@ -120,9 +162,9 @@ pub struct VersionStore {
     bytes: AtomicUsize,
     count: AtomicUsize,
     committed: Mutex<Committed>,
-    /// By number. Taken last of all.
-    demoted: Mutex<HashMap<u64, Demoted>>,
-    /// How many there are.
+    /// Taken last of all.
+    demoted: Arc<Mutex<Demotions>>,
+    /// How many are listed.
     demoted_now: AtomicUsize,
     /// Former states that went to the log alone.
     demotions: AtomicU64,
@@ -142,7 +184,7 @@ impl VersionStore {
             bytes: AtomicUsize::new(0),
             count: AtomicUsize::new(0),
             committed: Mutex::default(),
-            demoted: Mutex::default(),
+            demoted: Arc::default(),
             demoted_now: AtomicUsize::new(0),
             demotions: AtomicU64::new(0),
             thinning: Mutex::new(()),
@@ -242,8 +284,8 @@ impl VersionStore {
     /// Lists a transaction as demoted, before anything of it is looked for in vain.
     fn demote(&self, number: u64, first: Lsn, ts: Option<Lsn>) {
         let mut demoted = self.demoted.lock();
-        demoted.entry(number).or_insert(Demoted { first, ts });
-        self.demoted_now.store(demoted.len(), Ordering::SeqCst);
+        demoted.listed.entry(number).or_insert(Demoted { first, ts });
+        self.demoted_now.store(demoted.listed.len(), Ordering::SeqCst);
     }
 
     /// Removes the version that `txn` pushed for the key (rollback: after the page is restored, under the
@@ -316,8 +358,9 @@ impl VersionStore {
         let blind = mutants::is(Mutant::DemotedNotLookedFor);
         match found {
             Some((v, by)) if by.is_none() || blind || !visible(by) => FoundVersion::Visible(v),
-            None if blind || !self.may_be_demoted(snapshot) => FoundVersion::Absent,
-            _ => FoundVersion::Demoted,
+            None if blind => FoundVersion::Absent,
+            // What is nowhere is nothing that the view could see: it was pruned, or is a ghost that had settled.
+            _ => self.hold_log(snapshot).map_or(FoundVersion::Absent, FoundVersion::Demoted),
         }
     }
 
@@ -329,10 +372,17 @@ impl VersionStore {
         (newest.by.is_none() || newest.by == by).then_some(newest.version.writer)
     }
 
-    /// Whether a transaction was demoted whose changes the snapshot does not see.
-    fn may_be_demoted(&self, snapshot: Lsn) -> bool {
-        self.demoted_now.load(Ordering::SeqCst) != 0
-            && self.demoted.lock().values().any(|d| d.ts.is_none_or(|ts| ts > snapshot))
+    /// If a transaction was demoted whose changes the snapshot does not see: keeps the log from the first of them on, also if they
+    /// are rolled back meanwhile.
+    fn hold_log(&self, snapshot: Lsn) -> Option<LogHold> {
+        if self.demoted_now.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let mut d = self.demoted.lock();
+        let unseen = d.listed.values().filter(|d| d.ts.is_none_or(|ts| ts > snapshot));
+        let from = unseen.map(|d| d.first).min()?;
+        *d.holds.entry(from).or_default() += 1;
+        Some(LogHold { from, demoted: self.demoted.clone() })
     }
 
     /// Bytes in use.
@@ -356,19 +406,19 @@ impl VersionStore {
 
     /// The log is needed from here for former states that are in it alone.
     pub fn pin(&self) -> Option<Lsn> {
-        self.demoted.lock().values().map(|d| d.first).min()
+        self.demoted.lock().pin()
     }
     /// The same, for the sake of snapshots alone: the committed transaction that keeps the most log, as its first LSN
     /// and its timestamp. Ending the snapshots below its timestamp releases it.
     pub fn pin_of_snapshots(&self) -> Option<(Lsn, Lsn)> {
-        self.demoted.lock().values().filter_map(|d| Some((d.first, d.ts?))).min()
+        self.demoted.lock().listed.values().filter_map(|d| Some((d.first, d.ts?))).min()
     }
 
     /// The transaction has committed: its entries wait until no snapshot needs them.
     pub(crate) fn committed(&self, txn: &Txn, ts: Lsn) {
         let mut pushed = txn.pushed.lock();
         let keys = std::mem::take(&mut *pushed);
-        if let Some(d) = self.demoted.lock().get_mut(&txn.number()) {
+        if let Some(d) = self.demoted.lock().listed.get_mut(&txn.number()) {
             d.ts = Some(ts);
         }
         drop(pushed);
@@ -384,8 +434,8 @@ impl VersionStore {
         let keys = std::mem::take(&mut *pushed);
         {
             let mut demoted = self.demoted.lock();
-            demoted.remove(&txn.number());
-            self.demoted_now.store(demoted.len(), Ordering::SeqCst);
+            demoted.listed.remove(&txn.number());
+            self.demoted_now.store(demoted.listed.len(), Ordering::SeqCst);
         }
         drop(pushed);
         for k in keys {
@@ -417,8 +467,8 @@ impl VersionStore {
         }
         if self.demoted_now.load(Ordering::SeqCst) != 0 {
             let mut demoted = self.demoted.lock();
-            demoted.retain(|_, d| d.ts.is_none_or(|ts| ts > needs.h));
-            self.demoted_now.store(demoted.len(), Ordering::SeqCst);
+            demoted.listed.retain(|_, d| d.ts.is_none_or(|ts| ts > needs.h));
+            self.demoted_now.store(demoted.listed.len(), Ordering::SeqCst);
         }
     }
 

@@ -5,8 +5,9 @@
 //! of a row tell what the row was before. A row is in one leaf at any time, and records are visited by descending LSN, so
 //! its states are met from the newest to the oldest, as in a chain of the version store.
 //!
-//! No latch is held meanwhile: what lies below a pageLSN does not change, and the log is kept as long as the view is not
-//! ended.
+//! No latch is held meanwhile: what lies below a pageLSN does not change, and the log is kept while it is looked at, from
+//! the first record on that can tell of such a state. Further down nothing is looked for: a row of which no state was found
+//! there is not there for the view.
 use super::codec::{Broken, Sound};
 use super::ops::code;
 use super::ops::leaf::{Bytes, key_of_insert};
@@ -16,7 +17,7 @@ use super::{Btree, RawValue};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Record, RecordKind, Whole};
 use hamal_page::{Lsn, PageId};
-use hamal_txn::View;
+use hamal_txn::{LogHold, View};
 use std::collections::{BinaryHeap, HashMap};
 
 /// A row whose state for a view is looked for in the log.
@@ -28,12 +29,14 @@ pub(crate) struct Demoted {
     bytes: Vec<u8>,
     /// What the view sees, once it is known.
     seen: Option<Option<RawValue>>,
+    /// Taken under the leaf's latch.
+    hold: LogHold,
 }
 
 impl Demoted {
     /// The row as its leaf has it now.
-    pub(crate) fn new(key: &[u8], now: Bytes<'_>) -> Demoted {
-        Demoted { key: key.to_vec(), chain: now.chain, bytes: now.bytes.to_vec(), seen: None }
+    pub(crate) fn new(key: &[u8], now: Bytes<'_>, hold: LogHold) -> Demoted {
+        Demoted { key: key.to_vec(), chain: now.chain, bytes: now.bytes.to_vec(), seen: None, hold }
     }
     /// What the view sees, after [`Btree::recall`].
     pub(crate) fn seen(self) -> Option<RawValue> {
@@ -67,11 +70,12 @@ impl Btree {
     pub(crate) fn recall(&self, view: &View, (page, lsn): (PageId, Lsn), rows: &mut [Demoted]) -> Result<()> {
         let mut left: HashMap<Vec<u8>, usize> =
             rows.iter().enumerate().map(|(i, row)| (row.key.clone(), i)).collect();
+        let floor = rows.iter().map(|row| row.hold.from()).min().unwrap_or(lsn);
         let mut front = Front::default();
         front.push(lsn, page);
         while !left.is_empty() {
-            // Nothing older: they were not there.
-            let Some((at, page)) = front.pop() else { break };
+            // Nothing older, or nothing that was left to the log: they were not there.
+            let Some((at, page)) = front.pop().filter(|(at, _)| *at >= floor) else { break };
             let record = self.txns().log().read(at).map_err(|e| self.unread(view, e))?;
             let change = step_back(&record, page, &mut front).map_err(|Broken(why)| {
                 Error::new(ErrorKind::LogCorrupt, format!("the history of a leaf: {why}"))

@@ -86,8 +86,8 @@ impl Btree {
                 _ => Resolved::Nothing,
             },
             FoundVersion::Absent => Resolved::Nothing,
-            FoundVersion::Demoted => {
-                Resolved::Demoted(Demoted::new(key, Bytes { chain: record.chain, bytes: record.value }))
+            FoundVersion::Demoted(hold) => {
+                Resolved::Demoted(Demoted::new(key, Bytes { chain: record.chain, bytes: record.value }, hold))
             }
         }
     }

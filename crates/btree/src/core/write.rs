@@ -137,7 +137,11 @@ impl Btree {
         let broken = |b| Stop::Error(corrupt(page.id(), b));
         let found = leaf.search(key).map_err(broken)?;
         let change = match (found, write) {
-            (Err(_), Write::Remove) => return Ok(None),
+            (Err(_), Write::Remove) => {
+                // Its ghost may have been taken away under an ended snapshot (TXN-TOO-OLD).
+                txn.check_age()?;
+                return Ok(None);
+            }
             (Err(slot), Write::Put(_) | Write::Lock) => {
                 // A key that is not there is locked by an empty row that the next round takes away (BTREE-11).
                 let empty = Bytes { chain: false, bytes: &[] };

@@ -233,7 +233,7 @@ impl Bench {
         let seen = |w: TxnId| self.m.visible(w, view);
         match self.m.versions().find(RM, page as u32, &n.to_le_bytes(), view.snapshot, &seen) {
             FoundVersion::Visible(v) => Some(u64::from_le_bytes((*v.data).try_into().unwrap())),
-            FoundVersion::Absent | FoundVersion::Demoted => None,
+            FoundVersion::Absent | FoundVersion::Demoted(_) => None,
         }
     }
     /// What is in the page.

@@ -145,3 +145,35 @@ fn versions_go_before_their_superseder_settles() {
     });
     assert!(ran && b.m.settled(id) && b.m.horizon() >= ts);
 }
+
+/// Who is told to look in the log finds it there, also if the transaction that replaced the state is rolled back meanwhile and
+/// nothing else keeps the log; and is told how far down to look. If nobody was demoted there is nothing to be found.
+#[test]
+fn the_log_is_kept_while_a_state_is_looked_for() {
+    let b = Bench::with(TxnOptions { version_budget: 1, ..txn_options() }, Trace::silent());
+    let old = b.m.snapshot().unwrap();
+    let find = |visible: &dyn Fn(TxnId) -> bool| b.m.versions().find(RM, 9, b"k", old.lsn(), visible);
+    assert!(matches!(find(&|_| false), FoundVersion::Absent));
+    let t = b.begin();
+    b.m.register(&t, TREE).unwrap();
+    let mut credit = b.m.pool().credit(200, 250, 1, false).unwrap();
+    let mut p = b.m.pool().exclusive(PageId(0)).unwrap();
+    let words: Vec<u8> = [1u64, 5].iter().flat_map(|w| w.to_le_bytes()).collect();
+    let undo: Vec<u8> = [1u64, 0, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
+    b.m.update(&t, RM, &mut [edit(&mut p, 1, &words)], &undo, 250, &mut credit).unwrap();
+    let former = Version { writer: TxnId::NONE, data: [0; 8].into() };
+    b.m.versions().push_logged(&t, RM, 9, b"k", former);
+    drop((p, credit));
+    let first = Lsn(t.id().0);
+    let FoundVersion::Demoted(hold) = find(&|w| w.is_none()) else { panic!("it was left to the log") };
+    assert_eq!(hold.from(), first);
+    b.rollback(&t);
+    b.m.log().force(b.m.log().tail(), ForceReason::Asked).unwrap();
+    b.m.collect();
+    assert_eq!(b.m.versions().pin(), Some(first), "the log is looked at");
+    b.m.cut_log(b.m.log().durable()).unwrap();
+    assert!(b.m.log().oldest() <= first && b.m.log().read(first).is_ok());
+    assert!(matches!(find(&|_| false), FoundVersion::Absent), "nobody is listed any more");
+    drop(hold);
+    assert_eq!(b.m.versions().pin(), None);
+}
