@@ -465,8 +465,10 @@ impl<'a> Patient<'a> {
                         continue;
                     }
                     for (i, o) in self.older.iter().enumerate() {
-                        // With the same data file it is the database of that moment, whole.
-                        if o.file(name).is_some_and(|old| old != *bytes) {
+                        // With the same pages it is the database of that moment, whole; a file that has only grown since has
+                        // no others.
+                        let differs = |old: &[u8]| without_zeros(old) != without_zeros(bytes);
+                        if o.file(name).is_some_and(|old| differs(&old)) {
                             visit(name, "as of moment", i as u64, o.with_file(name, bytes), false);
                         }
                     }
@@ -484,6 +486,11 @@ impl<'a> Patient<'a> {
         }
         table
     }
+}
+
+/// The bytes up to the last that is not zero.
+fn without_zeros(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1)]
 }
 
 /// The image in which everything pending survived.

@@ -32,6 +32,7 @@ mod file;
 mod frame;
 mod guard;
 mod image;
+mod look;
 mod ops;
 mod patience;
 mod pool;

@@ -138,6 +138,13 @@ pub(crate) fn open_chain(
     let missing =
         |lsn: u64, m: &str| Error::new(ErrorKind::LogCorrupt, m).with_file(name(lsn)).with_lsn(Lsn(lsn));
     if split == 0 {
+        // If there is a log of another database instead, that is what is wrong.
+        if let Some(other) = firsts.first()
+            && let Err(e) = Segment::open(disk, id, *other, mode)
+            && e.kind() == ErrorKind::WrongDatabase
+        {
+            return Err(e);
+        }
         return Err(missing(from, "the log segment that holds the starting point is missing"));
     }
     let mut chain = vec![Arc::new(Segment::open(disk, id, firsts[split - 1], mode)?)];

@@ -44,6 +44,7 @@ pub fn redo(
     }
     let rules = Rules { pool: &pool, trace: &ctx.trace, end: ctx.end.end, bypass: ctx.bypass };
     prove_log_not_behind(rules, analysis)?;
+    prove_by_rebuilt_pages(rules, analysis)?;
     let todo: Vec<Todo<'_>> = analysis.pages.iter().map(|(page, todo)| (*page, todo)).collect();
     let report_every = if ctx.every(1, REPORT) { 1 } else { REPORT };
     let mut crew = Crew::new(rules, ctx.redo_threads(), report_every as usize, todo.len());
@@ -306,11 +307,26 @@ fn prove_log_not_behind(rules: Rules<'_>, analysis: &Analysis) -> Result<()> {
         let page_lsn = header::page_lsn(&p);
         drop(p);
         if page_lsn >= rules.end {
-            return Err(Error::new(ErrorKind::LogBehindPages, "the page is newer than the end of the log")
-                .with_file("data")
-                .with_page(page)
-                .with_lsn(page_lsn));
+            return Err(behind(page, page_lsn));
         }
     }
     Ok(())
+}
+
+/// Pages that are rebuilt from the log need no version on disk, and are written over: so theirs is looked at before, too
+/// (REC-15). Else a data file put back beside an older log and control file could go unnoticed.
+fn prove_by_rebuilt_pages(rules: Rules<'_>, analysis: &Analysis) -> Result<()> {
+    let rebuilt = analysis.pages.iter().filter(|(_, todo)| todo.whole.is_some());
+    let ids: Vec<PageId> = rebuilt.map(|(&page, _)| page).collect();
+    match rules.pool.stored_beyond(&ids, rules.end) {
+        Some((page, lsn)) if !mutants::is(Mutant::LogBehindUnnoticed) => Err(behind(page, lsn)),
+        _ => Ok(()),
+    }
+}
+
+fn behind(page: PageId, lsn: Lsn) -> Error {
+    Error::new(ErrorKind::LogBehindPages, "the page is newer than the end of the log")
+        .with_file("data")
+        .with_page(page)
+        .with_lsn(lsn)
 }
