@@ -74,3 +74,47 @@ fn sixteen_threads_share_the_smallest_pool() {
     assert_eq!(sum, done.load(SeqCst));
     b.pool.check_at_rest();
 }
+
+/// REC-12: threads that read ahead bring no older version of a page back, while others change, write and evict the same pages in
+/// a small pool.
+#[test]
+fn reading_ahead_among_writers() {
+    const PAGES: u64 = 200;
+    let b = Bench::with_pages(PAGES);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let (pool, stop) = (&b.pool, &stop);
+        for t in 0..3 {
+            s.spawn(move || {
+                let mut rng = Rng(100 + t);
+                while !stop.load(SeqCst) {
+                    let from = rng.below(PAGES);
+                    let step = 1 + rng.below(6);
+                    let ids: Vec<_> = (0..16).map(|i| PageId(from + i * step)).collect();
+                    pool.prefetch(&ids);
+                }
+            });
+        }
+        // Each has pages of its own, and so knows what is in them.
+        let workers: Vec<_> = (0..4)
+            .map(|t| {
+                s.spawn(move || {
+                    let mut rng = Rng(t);
+                    let mut mine = [0u64; PAGES as usize / 4];
+                    for _ in 0..1000 {
+                        let i = rng.below(mine.len() as u64);
+                        let page = i * 4 + t;
+                        assert_eq!(counter(&pool.shared(PageId(page)).unwrap()), mine[i as usize]);
+                        pool.bump(page);
+                        mine[i as usize] += 1;
+                    }
+                })
+            })
+            .collect();
+        workers.into_iter().for_each(|w| w.join().unwrap());
+        stop.store(true, SeqCst);
+    });
+    assert!(b.pool.stats().evictions > PAGES);
+    b.pool.flush_all(WriteReason::Asked).unwrap();
+    b.pool.check_at_rest();
+}
