@@ -1,3 +1,4 @@
+use super::copy;
 use crate::compare::Any;
 use crate::compare::engine::{Engine, Kind, Reader, Session, Writer};
 use fjall::{KeyspaceCreateOptions, OptimisticTxDatabase, OptimisticTxKeyspace, PersistMode, Readable};
@@ -88,9 +89,4 @@ impl Reader for Snapshot<'_> {
         }
         Ok(n)
     }
-}
-
-fn copy(value: &[u8], out: &mut Vec<u8>) {
-    out.clear();
-    out.extend_from_slice(value);
 }

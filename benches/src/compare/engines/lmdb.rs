@@ -1,3 +1,4 @@
+use super::copy;
 use crate::compare::Any;
 use crate::compare::engine::{Engine, Kind, Reader, Session, Writer};
 use heed::types::Bytes;
@@ -108,9 +109,4 @@ impl Reader for Snapshot<'_, '_> {
         }
         Ok(n)
     }
-}
-
-fn copy(value: &[u8], out: &mut Vec<u8>) {
-    out.clear();
-    out.extend_from_slice(value);
 }

@@ -25,3 +25,9 @@ pub fn all() -> Vec<Kind> {
     all.push(memory::KIND);
     all
 }
+
+/// A value into the caller's buffer.
+fn copy(value: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(value);
+}

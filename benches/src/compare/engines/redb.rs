@@ -1,3 +1,4 @@
+use super::copy;
 use crate::compare::Any;
 use crate::compare::engine::{Engine, Kind, Reader, Session, Writer};
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
@@ -84,9 +85,4 @@ impl Reader for Snapshot {
         }
         Ok(n)
     }
-}
-
-fn copy(value: &[u8], out: &mut Vec<u8>) {
-    out.clear();
-    out.extend_from_slice(value);
 }

@@ -1,3 +1,4 @@
+use super::copy;
 use crate::compare::Any;
 use crate::compare::engine::{Engine, Kind, Reader, Session, Unsupported, Writer};
 use rocksdb::{
@@ -48,11 +49,6 @@ fn wait(durable: bool) -> WriteOptions {
     let mut w = WriteOptions::default();
     w.set_sync(durable);
     w
-}
-
-fn copy(value: &[u8], out: &mut Vec<u8>) {
-    out.clear();
-    out.extend_from_slice(value);
 }
 
 struct Txn(TransactionDB);

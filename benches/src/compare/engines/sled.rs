@@ -1,3 +1,4 @@
+use super::copy;
 use crate::compare::Any;
 use crate::compare::engine::{Engine, Kind, Reader, Session, Unsupported, Writer};
 use std::path::Path;
@@ -73,8 +74,7 @@ impl Reader for Now<'_> {
     fn get(&mut self, key: &[u8], out: &mut Vec<u8>) -> Any<bool> {
         let found = self.0.get(key)?;
         if let Some(v) = &found {
-            out.clear();
-            out.extend_from_slice(v);
+            copy(v, out);
         }
         Ok(found.is_some())
     }
