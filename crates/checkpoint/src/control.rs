@@ -248,8 +248,8 @@ impl ControlFile {
         disk.exists(NAME).map_err(|e| Error::io("cannot look for the control file", e).with_file(NAME))
     }
 
-    /// Reads the control file (past the operating system's cache where possible, T4) and syncs it before anything
-    /// relies on it (T44), unless `read_only`.
+    /// Reads the control file (past the operating system's cache where possible, T4; else what was read is written again) and
+    /// syncs it before anything relies on it (T44), unless `read_only`.
     ///
     /// # Errors
     /// `NotADatabase`, `UnsupportedVersion`, `ControlCorrupt` (both slots), `Io`.
@@ -280,8 +280,17 @@ impl ControlFile {
             read_exact_at(&*direct, 0, &mut bytes).map_err(io)?;
             [Control::decode(&bytes[..SLOT_BYTES]), Control::decode(&bytes[SLOT_BYTES..])]
         };
+        let believed = !direct.bypasses_cache();
         drop(direct);
         let file = disk.open(NAME, OpenMode { read_only, ..OpenMode::default() }).map_err(io)?;
+        if let ([Ok(a), Ok(b)], true, false) = (&slots, believed, read_only) {
+            // What was read may be in the cache alone, and count as written there: a sync that failed does that, and no later
+            // one makes up for it. So the slot that counts is written again. The other one is durable, for only then was
+            // this one written, and survives if this write is torn. Where one slot alone is whole, it is durable: a process
+            // writes the other one first.
+            let at = if a.sequence >= b.sequence { 0 } else { SLOT_BYTES };
+            file.write_at(at as u64, &bytes[at..at + SLOT_BYTES]).map_err(io)?;
+        }
         if !read_only && !mutants::is(Mutant::ControlOpenNotSynced) {
             file.sync().map_err(io)?;
         }

@@ -549,7 +549,7 @@ impl Log {
                 return Ok(Some(seal.crc));
             }
         }
-        self.torn |= self.records.len() > records;
+        self.torn |= self.records.len() > records && broken != Some(start);
         self.records.truncate(records);
         self.blocks.truncate(blocks);
         Ok(None)
