@@ -13,6 +13,7 @@ pub mod engine;
 pub mod engines;
 pub mod explore;
 pub mod fuzz;
+pub mod history;
 pub mod hunt;
 pub mod kits;
 pub mod model;
