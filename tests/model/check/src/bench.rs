@@ -183,7 +183,7 @@ impl Bench {
         let seen = |w: TxnId| self.txns.visible(w, view);
         match self.txns.versions().find(RM, p as u32, &n.to_le_bytes(), view.snapshot, &seen) {
             FoundVersion::Visible(v) => u64_at(&v.data, 0),
-            FoundVersion::Absent | FoundVersion::Demoted => None,
+            FoundVersion::Absent | FoundVersion::Demoted(_) => None,
         }
     }
 
