@@ -61,6 +61,10 @@ fn not_found(name: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no tree {name:?}"))
 }
 
+fn exists(name: &str) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("there is a tree {name:?}"))
+}
+
 /// The key of a name's row.
 fn name_key(name: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + name.len());
@@ -199,7 +203,7 @@ impl Catalogue {
         let row = |root| tree_row(Tree { id, root });
         let root = make_owned_page(&self.btree, txn, |_| tree_key(id), row, op, |_| payload.clone())?;
         let tree = Tree { id, root };
-        self.btree.put(txn, CATALOGUE, &name_key(name), PutValue::Inline(&encode(tree)))?;
+        self.put_new(txn, name, tree)?;
         self.btree.remove(txn, GARBAGE, &tree_key(id))?;
         Ok(TreeInfo { name: name.to_owned(), tree })
     }
@@ -215,7 +219,7 @@ impl Catalogue {
             return Ok(());
         }
         self.must_be_new(txn, to)?;
-        self.btree.put(txn, CATALOGUE, &name_key(to), PutValue::Inline(&encode(tree)))?;
+        self.put_new(txn, to, tree)?;
         self.btree.remove(txn, CATALOGUE, &name_key(from)).map(|_| ())
     }
 
@@ -270,9 +274,19 @@ impl Catalogue {
         }
     }
 
+    /// Gives a name that must be new to a tree. What was read of the name before does not suffice: under read committed the
+    /// registration in between takes a new snapshot, and by that one a tree of that name is there, and may be overwritten.
+    /// The row itself tells, under its latch; after an error the caller undoes the statement (TXN-RC).
+    fn put_new(&self, txn: &Txn, name: &str, tree: Tree) -> Result<()> {
+        match self.btree.put(txn, CATALOGUE, &name_key(name), PutValue::Inline(&encode(tree)))? {
+            Some(_) => Err(exists(name)),
+            None => Ok(()),
+        }
+    }
+
     fn must_be_new(&self, txn: &Txn, name: &str) -> Result<()> {
         match self.find(&view_of(txn), name)? {
-            Some(_) => Err(Error::new(ErrorKind::AlreadyExists, format!("there is a tree {name:?}"))),
+            Some(_) => Err(exists(name)),
             None => Ok(()),
         }
     }

@@ -330,9 +330,15 @@ impl WriteTxn {
     /// # Errors
     /// As [`WriteTxn::create_tree`]; `Conflict` if another transaction made it after this one's snapshot.
     pub fn open_or_create_tree(&self, name: &str) -> Result<Tree> {
-        match self.find(name)? {
-            Some(info) => Ok(self.handle(info)),
-            None => self.create_tree(name),
+        loop {
+            if let Some(info) = self.find(name)? {
+                return Ok(self.handle(info));
+            }
+            match self.create_tree(name) {
+                // Under read committed another transaction has made it between the two statements: there it is.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && self.0.reads_committed() => {}
+                made => return made,
+            }
         }
     }
     /// Renames a tree. Handles of it stay good.

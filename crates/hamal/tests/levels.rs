@@ -182,6 +182,56 @@ fn read_committed_gives_a_name_to_one_tree_only() {
     verify(&db);
 }
 
+/// A tree that another transaction has made, or has given this name, between the look for the name and the row: it is there, and
+/// never replaced by a new one.
+#[test]
+fn read_committed_makes_no_tree_in_the_place_of_another() {
+    let db = small().in_memory().unwrap();
+    thread::scope(|s| {
+        for n in 0..4u64 {
+            let db = &db;
+            s.spawn(move || {
+                for i in 0..1200u64 {
+                    let tx = at(db, Isolation::ReadCommitted);
+                    let names = ["x", "y", "z"].map(str::to_owned);
+                    let (a, b) = (&names[((i + n) % 3) as usize], &names[((i * 7 + n) / 2 % 3) as usize]);
+                    let done = match (i / 2 + n) % 3 {
+                        0 => tx.drop_tree(a),
+                        1 => tx.rename_tree(a, b),
+                        _ => tx.open_or_create_tree(a).and_then(|t| t.put(i.to_be_bytes(), "row")),
+                    };
+                    match done {
+                        Ok(()) => tx.commit().map(|_| ()).unwrap(),
+                        Err(e) => {
+                            let kinds = [ErrorKind::NotFound, ErrorKind::AlreadyExists, ErrorKind::Deadlock];
+                            assert!(kinds.contains(&e.kind()), "{e:?}");
+                        }
+                    }
+                }
+            });
+        }
+    });
+    // A tree that nothing reaches would be a finding.
+    verify(&db);
+}
+
+/// And one that was made between two statements is opened.
+#[test]
+fn read_committed_opens_the_tree_that_was_made_meanwhile() {
+    let db = db();
+    let holder = db.begin_write().unwrap();
+    holder.create_tree("new").unwrap().put("k", "holder").unwrap();
+    thread::scope(|s| {
+        let waiter = s.spawn(|| {
+            let tx = at(&db, Isolation::ReadCommitted);
+            text(tx.open_or_create_tree("new").unwrap().get("k").unwrap())
+        });
+        until_waiting(&db, 1);
+        holder.commit().unwrap();
+        assert_eq!(waiter.join().unwrap(), "holder");
+    });
+}
+
 #[test]
 fn read_committed_does_not_write_into_a_tree_that_was_dropped_meanwhile() {
     let db = db();

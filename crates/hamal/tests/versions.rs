@@ -95,10 +95,14 @@ fn every_snapshot_shows_its_moment() {
             let many = [1, 10, 60, 400][random(4) as usize];
             for _ in 0..many {
                 let k = key(random(800));
-                match random(4) {
+                match random(5) {
                     0 => {
                         t.delete(&k).unwrap();
                         next.remove(&k);
+                    }
+                    1 => {
+                        let locked = t.get_for_update(&k).unwrap().map(|v| v.into_vec());
+                        assert_eq!(locked, next.get(&k).cloned());
                     }
                     _ => {
                         let v = bytes(step * 1000 + random(1000), random(300) as usize);
@@ -126,6 +130,12 @@ fn every_snapshot_shows_its_moment() {
                 2 if !open.is_empty() => drop(open.remove(random(open.len() as u64) as usize)),
                 3 => {
                     db.maintenance_step().unwrap();
+                }
+                4 => {
+                    // What nobody needs of the log is cut.
+                    db.flush().unwrap();
+                    db.checkpoint().unwrap();
+                    db.checkpoint().unwrap();
                 }
                 _ => {}
             }
