@@ -29,8 +29,10 @@ impl Core {
     /// Makes what room can be made in the log: writes every dirty page and takes a checkpoint. No latch and no credit held.
     pub(crate) fn relieve(&self) -> Result<()> {
         self.pool.flush_all(WriteReason::Asked)?;
-        // Twice: the log is kept for the older slot of the control file too.
+        // Twice: the log is kept for the older slot of the control file too. In between, as everything is durable now: it may
+        // be kept for a snapshot that has gone.
         self.checkpoint()?;
+        self.txns.collect();
         self.checkpoint()?;
         // A rollback on another thread may wait for just that.
         self.txns.space_returned();

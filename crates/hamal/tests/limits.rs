@@ -497,3 +497,26 @@ fn a_long_value_of_an_ended_moment_is_not_shown() {
     tx.commit().unwrap();
     verify(&db);
 }
+
+/// The log was kept for a snapshot that has gone, and nobody has looked since (no background threads, few commits, no version
+/// pushed): whoever finds the log full looks.
+#[test]
+fn log_kept_for_a_snapshot_that_has_gone_is_found() {
+    let db = create(&tight().end_old_snapshots(false));
+    fill(&db, 0, 1000).unwrap();
+    let old = db.begin_read().unwrap();
+    for round in 1..20 {
+        fill(&db, round, 1000).unwrap();
+    }
+    assert!(db.stats().versions_demoted > 0);
+    drop(old);
+    for round in 0..12u64 {
+        let tx = db.begin_write().unwrap();
+        let t = tx.tree("t").unwrap();
+        for i in 0..3000 {
+            t.put(key(100_000 + round * 3000 + i), bytes(i, 100)).unwrap();
+        }
+        tx.commit().unwrap();
+    }
+    verify(&db);
+}
