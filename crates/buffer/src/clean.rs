@@ -276,7 +276,9 @@ impl Pool {
     ) -> Result<CleanReport> {
         let mut copied = Vec::with_capacity(chosen.len());
         let mut skipped = Vec::new();
+        let unfinished = Unfinished(self);
         let done = self.write_batch(c, &chosen, &mut credit, &mut copied, &mut skipped, why);
+        std::mem::forget(unfinished);
         match done {
             Ok(()) => copied.iter().for_each(|x| self.end_flight(x)),
             Err(_) => {
@@ -568,6 +570,16 @@ impl Pool {
             purse.take(self.image_cost());
             self.region.desc(x.frame).owe();
         }
+    }
+}
+
+/// Stops the engine when it is dropped: by a panic, for a batch that ends, well or not, forgets it. Pages of a batch that nobody
+/// ends are in flight for ever, and who makes one of them anew would wait for that write for ever (BUF-POISON).
+struct Unfinished<'p>(&'p Pool);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.log.poison(Error::internal("a thread panicked while it wrote pages back"));
     }
 }
 

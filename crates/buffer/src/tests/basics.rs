@@ -155,6 +155,19 @@ fn a_panic_under_a_latch_stops_the_engine() {
     assert_eq!(b.disk.stats().writes, before);
 }
 
+/// Whoever writes pages back, a reader that needs a frame too, may panic in the disk: the pages of its batch stay in flight.
+#[test]
+fn a_panic_while_pages_are_written_stops_the_engine() {
+    let b = Bench::with_pages(2);
+    b.pool.bump(0);
+    b.pool.once_at(super::Step::Forced, 0, |_| panic!("in the disk"));
+    let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| b.pool.flush_page(PageId(0))));
+    assert!(r.is_err());
+    assert!(b.pool.desc_of(0).unwrap().in_flight());
+    assert_eq!(b.pool.bump_error(1), ErrorKind::Poisoned);
+    assert_eq!(b.pool.create(PageId(0)).map(|p| p.id()).unwrap_err().kind(), ErrorKind::Poisoned);
+}
+
 /// The same while the thread unwinds already: the rollback of a transaction on its stack may panic, too, and who runs it
 /// catches that.
 #[test]
