@@ -310,9 +310,9 @@ fn spoiled(spoil: fn(u64) -> Spoil, threads: usize) -> hamal::Error {
     let options = options(4096).recovery_threads(threads);
     let bad = Spoiled::new(&disk, spoil(some), 1);
     let armed = bad.armed.clone();
-    // Not before recovery begins.
-    let arm = options.clone().progress(move |_| {
-        armed.store(true, SeqCst);
+    // Not before the threads begin.
+    let arm = options.clone().progress(move |p| {
+        armed.fetch_or(p.phase == hamal::trace::Phase::Redo, SeqCst);
         ControlFlow::Continue(())
     });
     let e = arm.open_on(Arc::new(bad)).unwrap_err();
