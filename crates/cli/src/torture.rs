@@ -535,7 +535,7 @@ mod mutants {
             };
             cases += hunted.states;
             deepest = deepest.max(hunted.depth);
-            let elsewhere = mutant.shown_by().map(|test| ("threads", test));
+            let elsewhere = mutant.shown_by().map(|test| ("shown by", test));
             let elsewhere = elsewhere.or(mutant.masked_by().map(|why| ("masked", why)));
             if let (Some(f), None) = (&hunted.found, &hunted.false_alarm) {
                 caught += 1;

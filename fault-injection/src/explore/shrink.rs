@@ -1,8 +1,8 @@
 //! Making a violation small: fewer operations, fewer crashes, fewer answers.
 //!
 //! A smaller scenario does other input/output, so the crash that showed the violation is not carried over: the smaller
-//! scenario is *searched* anew, quickly, and counts if any violation of the same oracle is found. Operations go by whole
-//! transactions, then by delta debugging (Zeller, Hildebrandt: Simplifying and isolating failure-inducing input, 2002), then what
+//! scenario is *searched* anew, quickly, and counts if any violation of the same oracle is found. Operations go in large chunks,
+//! by whole transactions, then by delta debugging (Zeller, Hildebrandt: Simplifying and isolating failure-inducing input, 2002), then what
 //! remains gets short values and low numbers. At last the answers: as many as possible become "the rest".
 use super::check::Subject;
 use super::replay::{Scenario, replay, search};
@@ -55,10 +55,11 @@ pub fn shrink(
         best: Shrunk { ops: scenario.ops.to_vec(), faults: scenario.faults.to_vec(), finding, searches: 0 },
     };
     s.fewer_crashes();
+    s.without_chunks(LARGE);
     loop {
         let before = (s.best.ops.len(), s.best.finding.crashes.len());
         s.without_transactions();
-        s.without_operations();
+        s.without_chunks(1);
         if (s.best.ops.len(), s.best.finding.crashes.len()) == before || s.late() {
             break;
         }
@@ -68,6 +69,9 @@ pub fn shrink(
     s.fewer_answers();
     s.best
 }
+
+/// Operations that are tried together before whole transactions are: what repeats itself goes quickly.
+const LARGE: usize = 8;
 
 impl Shrinker<'_> {
     fn late(&self) -> bool {
@@ -127,9 +131,10 @@ impl Shrinker<'_> {
         }
     }
 
-    fn without_operations(&mut self) {
+    /// Chunks of at least so many operations, large ones first.
+    fn without_chunks(&mut self, least: usize) {
         let mut chunk = (self.best.ops.len() / 2).max(1);
-        loop {
+        while chunk >= least {
             let mut at = 0;
             while at < self.best.ops.len() && !self.late() {
                 let mut ops = self.best.ops.clone();
