@@ -488,11 +488,7 @@ mod mutants {
     //! Planted bugs, one after the other.
     use super::*;
     use hamal::mutants::{ALL, Mutant, choose};
-    use hamal_fault_injection::hunt::{Hunted, hunt};
-
-    /// With these the engine may wait for itself without end, and no oracle watches the time: in a hunt for all they are not hunted,
-    /// and count as survivors.
-    const STOPS: &[Mutant] = &[Mutant::RollbackGivesUp];
+    use hamal_fault_injection::hunt::{Hunted, STOPS, hunt};
 
     fn named(name: &str) -> Result<Mutant> {
         ALL.iter().copied().find(|m| m.name() == name).ok_or_else(|| {
