@@ -282,6 +282,7 @@ impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Wrong::Eio => f.write_str("eio"),
+            Wrong::Dies => f.write_str("dies"),
             Wrong::NoSpace => f.write_str("nospace"),
             Wrong::Interrupted => f.write_str("eintr"),
             Wrong::Short(n) => write!(f, "short:{n}"),
@@ -295,11 +296,13 @@ impl fmt::Display for Wrong {
 impl FromStr for Wrong {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        let bad = || format!("{s:?} is no fault: eio nospace eintr short:N lie lost misdirected:N bitflip:N");
+        let bad =
+            || format!("{s:?} is no fault: eio dies nospace eintr short:N lie lost misdirected:N bitflip:N");
         let (word, number) = s.split_once(':').unwrap_or((s, "0"));
         let number: i64 = number.parse().map_err(|_| bad())?;
         Ok(match word {
             "eio" => Wrong::Eio,
+            "dies" => Wrong::Dies,
             "nospace" => Wrong::NoSpace,
             "eintr" => Wrong::Interrupted,
             "short" => Wrong::Short(u64::try_from(number).map_err(|_| bad())?),

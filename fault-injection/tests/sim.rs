@@ -1142,3 +1142,25 @@ fn direct_transfers() {
     );
     assert!(!d.open("f", OPEN).unwrap().bypasses_cache());
 }
+
+/// A process that dies in a sync leaves what it wrote in the cache; the next one's sync makes it durable.
+#[test]
+fn a_process_dies_in_a_sync() {
+    let disk = disk(Posix, &[("data", "aa")]);
+    let file = open(&disk, "data");
+    disk.plan(IoFault { role: Some("data"), act: Act::Sync, nth: 1, forever: false, what: Wrong::Dies });
+    put(&*file, 0, "xy");
+    let points = disk.points();
+    assert!(file.sync().is_err());
+    assert!(file.sync().is_err() && file.write_at(0, &[b'z'; 512]).is_err(), "it is dead");
+    assert_eq!(disk.points(), points, "nothing was done");
+    let next = disk.kill();
+    assert_eq!(sectors(&next, "data"), "xy");
+    let lost = |d: &SimDisk| {
+        let image = d.image(usize::MAX);
+        image.questions().len()
+    };
+    assert_eq!(lost(&next), 2, "both sectors may be lost");
+    open(&next, "data").sync().unwrap();
+    assert_eq!(lost(&next), 0);
+}

@@ -2,9 +2,10 @@
 use hamal_fault_injection::campaign::{Live, Plan, Report, campaign, replay};
 use hamal_fault_injection::case::Case;
 use hamal_fault_injection::explore::faults;
-use hamal_fault_injection::kits::{WORKLOADS, kits};
+use hamal_fault_injection::kits::{WORKLOADS, kits, situations_kit};
 use hamal_fault_injection::sim::Persistence;
 use hamal_fault_injection::sweep;
+use hamal_fault_injection::workloads::situations::{Situations, situations};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -33,6 +34,21 @@ fn a_short_campaign_finds_nothing() {
     assert_clean(&report);
     assert!(report.tally.cases >= 6000 && report.tally.heavy > 500 && report.tally.max_depth() > 1);
     assert!(report.struck > 0 && report.twice > 0);
+}
+
+/// The process dies in a sync, the next one relies on what it finds, and the power fails: every crash, under all models.
+#[test]
+fn a_death_in_a_sync_is_survived() {
+    let dies: Vec<_> = situations().into_iter().filter(|s| s.name.starts_with("dies-")).collect();
+    assert_eq!(dies.len(), 2);
+    let situations = Situations::of(dies);
+    let models = vec![Persistence::Posix, Persistence::Hostile, Persistence::Ordered];
+    let scenarios = situations.runs() * models.len() as u64;
+    let plan = Plan { scenarios: Some(scenarios), models, quick: true, threads: 2, ..Plan::new(13) };
+    let report = campaign(&[situations_kit(situations)], &plan, &Live::default());
+    assert_clean(&report);
+    assert_eq!(report.scenarios, scenarios);
+    assert!(report.struck > scenarios / 2 && report.tally.cases > 1000, "{} of {}", report.struck, scenarios);
 }
 
 /// One seed decides everything.

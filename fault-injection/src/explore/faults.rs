@@ -102,7 +102,7 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
     };
     for (fault, (i, f)) in scenario.faults.iter().flat_map(|fault| run.deaths().map(move |d| (fault, d))) {
         match fault.what {
-            Wrong::Eio if !damaging && f.kind == FailureKind::Damage => {
+            Wrong::Eio | Wrong::Dies if !damaging && f.kind == FailureKind::Damage => {
                 let text = format!("under `{what}` `{}` calls it damage: {f}", op_text(scenario.ops, i));
                 out.finding = wrong(Oracle::Fault, text, Some(i));
                 return out;
@@ -176,7 +176,7 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
     }
     // Where life went on after the error, crashes of it, quickly: there is a run for each error.
     let lived_on = scenario.ops.contains(&Op::Kill) || !run.died.is_empty();
-    let honest = scenario.faults.iter().all(|f| matches!(f.what, Wrong::Eio | Wrong::NoSpace));
+    let honest = scenario.faults.iter().all(|f| matches!(f.what, Wrong::Eio | Wrong::Dies | Wrong::NoSpace));
     if finding.is_none() && lived_on && honest {
         let quick = Search::quick(scenario.model, search.seed);
         let mut go_on = |t: &Tally| t.cases < LIFE_AFTER_ERROR;
@@ -196,7 +196,7 @@ fn mercy(scenario: &Scenario<'_>, run: &Run, pending: &[PendingOp]) -> Mercy {
     let mut mercy = Mercy::None;
     for f in scenario.faults {
         let one = match f.what {
-            Wrong::Eio | Wrong::NoSpace | Wrong::Interrupted | Wrong::Short(_) => Mercy::None,
+            Wrong::Eio | Wrong::Dies | Wrong::NoSpace | Wrong::Interrupted | Wrong::Short(_) => Mercy::None,
             Wrong::Lie => Mercy::Prefix,
             Wrong::LostWrite | Wrong::Misdirected(_) | Wrong::BitFlip { .. } => {
                 let events = run.disk.events();

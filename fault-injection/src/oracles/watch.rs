@@ -20,6 +20,7 @@
 //! | `CKP-5` | a slot is written while the other one is not durable, or is not its predecessor |
 //! | `CKP-7` | the table of page versions is written before the log reaches beyond its moment, or a slot before the table is durable |
 //! | `VER-4` | a copy of a block of that table is written over though no other copy counts for the durable checkpoint |
+//! | `T44` | after a process died, the log goes on, or what was found is shown, before each log segment and the control file that the dead one left not synced is synced |
 //! | `D1` | a commit is acknowledged while something that was written to the log is not synced |
 //!
 //! `CKP-3` is stricter than what correctness demands of an engine with many threads; with one thread no page is
@@ -83,6 +84,8 @@ pub struct HamalWatch {
     entered: BTreeSet<u64>,
     /// The segments that had a name before a rename that may have taken one: the event names only where a file goes.
     named: Option<Vec<u64>>,
+    /// Log segments and control file that the process before left in the cache, and this one has not synced yet.
+    inherited: BTreeSet<String>,
 }
 
 impl HamalWatch {
@@ -109,6 +112,7 @@ impl HamalWatch {
             slots: None,
             entered: BTreeSet::new(),
             named: None,
+            inherited: BTreeSet::new(),
         }
     }
 }
@@ -132,7 +136,14 @@ impl Watch for HamalWatch {
         let name = &*event.name;
         let segment = name.strip_prefix("wal/").and_then(segment_of);
         let objection = match (event.site.act, segment, name) {
-            (Act::Write, Some(first), _) => self.log_write(first, event, data, disk),
+            (Act::Write, Some(first), _) => {
+                let relied = self.relied("the log goes on", disk);
+                relied.or(self.log_write(first, event, data, disk))
+            }
+            (Act::Sync, ..) => {
+                self.inherited.remove(name);
+                None
+            }
             (Act::Remove, Some(first), _) => self.release(first, &segments(disk), disk),
             (Act::Rename, None, _) if name.starts_with("wal/") => {
                 self.named = Some(segments(disk));
@@ -158,19 +169,32 @@ impl Watch for HamalWatch {
     /// What lies on the disk is taken as found, but for what the log says of pages and transactions, which stays true. A page
     /// that the dead process wrote and did not sync may wait longer than until the next checkpoint (CKP-3 is for the writes of
     /// one process): the new one has it as dirty, and CKP-2 sees to it that the log keeps what the durable version lacks.
-    fn restarted(&mut self, _: &Durable<'_>) {
+    fn restarted(&mut self, disk: &Durable<'_>) {
         let fresh = HamalWatch::of(self.page_size, self.images);
         let HamalWatch { pages, live, .. } = std::mem::replace(self, fresh);
         (self.pages, self.live) = (pages, live);
+        let relied = |n: &String| n == "control" || n.strip_prefix("wal/").and_then(segment_of).is_some();
+        let names = disk.names().into_iter();
+        self.inherited = names.filter(|n| relied(n) && !disk.is_settled(n)).collect();
     }
 
     fn acknowledged(&mut self, disk: &Durable<'_>) -> Option<String> {
-        self.unsynced(u64::MAX, disk)
-            .map(|lsn| format!("D1: a commit is acknowledged, and the log from {lsn} on is not synced"))
+        let relied = self.relied("what was found is shown", disk);
+        relied.or_else(|| {
+            let lsn = self.unsynced(u64::MAX, disk)?;
+            Some(format!("D1: a commit is acknowledged, and the log from {lsn} on is not synced"))
+        })
     }
 }
 
 impl HamalWatch {
+    /// Something relies on what was found: it must not be in the cache alone.
+    fn relied(&mut self, what: &str, disk: &Durable<'_>) -> Option<String> {
+        let names = disk.names();
+        let name = std::mem::take(&mut self.inherited).into_iter().find(|n| names.contains(n))?;
+        Some(format!("T44: {what}, and {name}, which a dead process wrote, has not been synced since"))
+    }
+
     /// The start of the first group below `to` that is not synced.
     fn unsynced(&mut self, to: u64, disk: &Durable<'_>) -> Option<u64> {
         while let Some(g) = self.groups.get_mut(self.synced) {

@@ -51,6 +51,8 @@ pub(super) struct Inner {
     objections: Vec<String>,
     /// Where [`SimDisk::image`] is.
     cursor: Option<Cursor>,
+    /// Whether the process that opened the disk last is dead.
+    process: Arc<AtomicBool>,
 }
 
 fn gone() -> io::Error {
@@ -76,6 +78,7 @@ impl Inner {
             view: None,
             objections: Vec::new(),
             cursor: None,
+            process: Arc::default(),
         }
     }
 
@@ -85,13 +88,17 @@ impl Inner {
     }
 
     pub(super) fn strike(&mut self, site: Site) -> Option<Wrong> {
-        self.plan.as_mut()?.strike(site)
+        let wrong = self.plan.as_mut()?.strike(site);
+        if wrong == Some(Wrong::Dies) {
+            self.process.store(true, Relaxed);
+        }
+        wrong
     }
 
     /// Fails a call for which nothing but an error can go wrong.
     pub(super) fn pass(&mut self, site: Site) -> io::Result<()> {
         match self.strike(site) {
-            Some(Wrong::Eio) => Err(names::eio()),
+            Some(Wrong::Eio | Wrong::Dies) => Err(names::eio()),
             Some(Wrong::NoSpace) => Err(names::no_space()),
             _ => Ok(()),
         }
@@ -254,7 +261,7 @@ impl Inner {
     ) -> io::Result<usize> {
         let (mut at, mut most, mut flipped) = (offset, buf.len(), None);
         match self.strike(Site { role: file.role, act: Act::Read }) {
-            Some(Wrong::Eio) => return Err(names::eio()),
+            Some(Wrong::Eio | Wrong::Dies) => return Err(names::eio()),
             Some(Wrong::NoSpace) => return Err(names::no_space()),
             Some(Wrong::Interrupted) if !*again => {
                 *again = true;
@@ -297,7 +304,7 @@ impl Inner {
         let mut n = buf.len();
         let mut flipped = None;
         match self.strike(site) {
-            Some(Wrong::Eio) => return Err(names::eio()),
+            Some(Wrong::Eio | Wrong::Dies) => return Err(names::eio()),
             Some(Wrong::NoSpace) => return Err(names::no_space()),
             Some(Wrong::Interrupted) if !*again => {
                 *again = true;
@@ -355,7 +362,7 @@ impl Inner {
         let site = Site { role: file.role, act: Act::SetLen };
         let wrong = self.strike(site);
         match wrong {
-            Some(Wrong::Eio) => return Err(names::eio()),
+            Some(Wrong::Eio | Wrong::Dies) => return Err(names::eio()),
             Some(Wrong::NoSpace) => return Err(names::no_space()),
             _ => {}
         }
@@ -390,6 +397,7 @@ impl Inner {
                 self.change(event, &[], Effect::Nothing);
                 return Ok(());
             }
+            Some(Wrong::Dies) => return Err(names::eio()),
             _ => {
                 self.change(event, &[], Effect::Sync { file: file.id });
                 return Ok(());
@@ -428,7 +436,8 @@ impl SimDisk {
         SimDisk::with(Inner::new(State { bypass, atomic: true, ..State::empty(model) }, None))
     }
     fn with(inner: Inner) -> SimDisk {
-        SimDisk { inner: Arc::new(Mutex::new(inner)), dead: Arc::default() }
+        let dead = inner.process.clone();
+        SimDisk { inner: Arc::new(Mutex::new(inner)), dead }
     }
     /// A second process that uses the same disk: it sees what the first wrote, synced or not, and its locks.
     #[must_use]
@@ -446,7 +455,8 @@ impl SimDisk {
             watch.restarted(&inner.durable());
             inner.watch = Some(watch);
         }
-        self.another_process()
+        inner.process = Arc::default();
+        SimDisk { inner: self.inner.clone(), dead: inner.process.clone() }
     }
     /// Also after a panic of a watch or of fates, which left nothing half done.
     pub(super) fn lock_inner(&self) -> MutexGuard<'_, Inner> {

@@ -116,7 +116,7 @@ impl Disk for SimDisk {
         let dir: Arc<str> = Arc::from(dir);
         let event = IoEvent { site: at, file: 0, name: dir.clone(), range: 0..0 };
         match inner.strike(at) {
-            Some(Wrong::Eio) => Err(names::eio()),
+            Some(Wrong::Eio | Wrong::Dies) => Err(names::eio()),
             Some(Wrong::NoSpace) => Err(names::no_space()),
             Some(Wrong::Lie | Wrong::LostWrite) => {
                 inner.change(event, &[], Effect::Nothing);

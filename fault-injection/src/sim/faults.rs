@@ -34,6 +34,9 @@ pub enum Wrong {
     /// A sync says that it succeeded and does nothing. Of writes to a file opened with `dsync`: they are done, but not
     /// durable.
     Lie,
+    /// The process dies in the call: nothing is done, and all its later calls fail. What it wrote before stays in the cache,
+    /// and the next sync, by the process after it, makes it durable.
+    Dies,
     /// A write or a change of length says that it succeeded and does nothing.
     LostWrite,
     /// A write goes so many bytes further on (negative: back) than asked, or a read comes from there.

@@ -34,6 +34,11 @@ impl Durable<'_> {
         let file = self.now.files.get(name).and_then(|id| self.state.file(*id));
         file.is_some_and(|f| f.is_certain(range, self.state.model))
     }
+    /// Whether nothing of the file (by name) is waiting for a sync: every byte of it, and its length.
+    pub fn is_settled(&self, name: &str) -> bool {
+        let file = self.now.files.get(name).and_then(|id| self.state.file(*id));
+        file.is_none_or(|f| f.is_decided())
+    }
     /// Durable bytes of a file (pending writes left out), up to the durable length; `None` without a durable name.
     pub fn read(&self, name: &str, range: Range<u64>) -> Option<Vec<u8>> {
         if self.state.names.pending.iter().any(|p| p.change.touches(name))
