@@ -136,6 +136,7 @@ const SHOWN_BY_TESTS: &[(&str, &[Mutant])] = &[
             Mutant::DemotionPinsNoLog,
             Mutant::DemotedNotLookedFor,
             Mutant::OldGhostsStay,
+            Mutant::NoVersionBudget,
         ],
     ),
 ];
