@@ -314,16 +314,19 @@ fn file_fits(images: &[Vec<Image>], name: &str, bytes: &[u8]) -> Result<Fit, Str
     // What a version does not reach reads as zeros.
     let part =
         |f: &Vec<u8>, s: usize| -> Vec<u8> { range(s).map(|i| f.get(i).copied().unwrap_or(0)).collect() };
-    // A page that goes to the device while somebody writes to it may be taken in the middle of the copy: pages in the cache are not
-    // held still for that. Each byte is of some version then. (What the engine writes counts as torn in such a sector.)
-    let copied = |s: usize| {
-        range(s).all(|i| versions.iter().flatten().any(|f| f.get(i).copied().unwrap_or(0) == bytes[i]))
-    };
     for s in sectors {
-        if !versions.iter().flatten().any(|f| part(f, s) == bytes[range(s)]) && !copied(s) {
-            let can: BTreeSet<u8> = versions.iter().flatten().map(|f| part(f, s)[0]).collect();
-            let found = bytes[s * SECTOR];
-            return Err(format!("{name}: sector {s} begins with {found}, can begin with {can:?}"));
+        let (found, can) = (&bytes[range(s)], versions.iter().flatten().map(|f| part(f, s)));
+        // A page that goes to the device while somebody writes to it may be taken in the middle of the copy: the front is of one
+        // version then, and the rest of another. (What the engine writes counts as torn in such a sector.)
+        let same = |(a, b): &(&u8, &u8)| a == b;
+        let front = can.clone().map(|v| found.iter().zip(&v).take_while(same).count()).max().unwrap_or(0);
+        let back = can.clone().map(|v| found.iter().rev().zip(v.iter().rev()).take_while(same).count()).max();
+        let back = back.unwrap_or(0);
+        if front + back < found.len() {
+            let can: BTreeSet<u8> = can.map(|v| v[0]).collect();
+            return Err(format!(
+                "{name}: sector {s} is {found:?}: {front} bytes in front and {back} at the end are of versions, which begin with {can:?}"
+            ));
         }
     }
     Ok(Fit::Between)
