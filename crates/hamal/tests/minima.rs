@@ -52,6 +52,8 @@ fn harmless(kind: ErrorKind) -> bool {
             | ErrorKind::Deadlock
             | ErrorKind::LockTimeout
             | ErrorKind::TransactionEnded
+            // The log at its limit ends the snapshots that hold it, a writer's too.
+            | ErrorKind::SnapshotTooOld
     )
 }
 
@@ -114,7 +116,12 @@ fn transaction(db: &Database, r: &mut Random, me: u64, model: &mut Rows) -> hama
         tx.rollback()?;
         return Ok(false);
     }
-    tx.commit()?;
+    match tx.commit() {
+        Ok(()) => {}
+        // Ended for its log between its last statement and its commit: nothing of it is there.
+        Err(e) if harmless(e.kind()) => return Ok(false),
+        Err(e) => return Err(e),
+    }
     *model = mine;
     Ok(true)
 }
