@@ -117,7 +117,7 @@ fn transaction(db: &Database, r: &mut Random, me: u64, model: &mut Rows) -> hama
         return Ok(false);
     }
     match tx.commit() {
-        Ok(()) => {}
+        Ok(_) => {}
         // Ended for its log between its last statement and its commit: nothing of it is there.
         Err(e) if harmless(e.kind()) => return Ok(false),
         Err(e) => return Err(e),
