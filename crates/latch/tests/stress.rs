@@ -15,7 +15,7 @@ fn in_time(work: impl FnOnce() + Send + 'static) {
         work();
         let _ = done.send(());
     });
-    match wait.recv_timeout(Duration::from_secs(60)) {
+    match wait.recv_timeout(Duration::from_secs(300)) {
         Ok(()) => thread.join().unwrap(),
         Err(mpsc::RecvTimeoutError::Disconnected) => thread.join().unwrap(),
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("threads sleep for ever"),
@@ -87,7 +87,8 @@ fn shared_exclusive_and_optimistic_together() {
                 });
             }
             s.spawn(|| {
-                while !stop.load(Relaxed) {
+                // At least once: on one core it may not have had a turn before the writers are done.
+                while !stop.load(Relaxed) || optimistic_reads.load(Relaxed) == 0 {
                     let Some(v) = p.latch.optimistic() else { continue };
                     let (a, b) = (p.a.load(Relaxed), p.b.load(Relaxed));
                     if p.latch.validate(v) {
@@ -104,7 +105,6 @@ fn shared_exclusive_and_optimistic_together() {
         });
         assert_eq!(p.a.load(Relaxed), 60_000);
         assert_eq!(p.latch.optimistic(), Some(60_000));
-        assert!(optimistic_reads.load(Relaxed) > 0);
     });
 }
 
