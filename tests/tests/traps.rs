@@ -25,7 +25,7 @@ fn small() -> Builder {
         .log_limit_bytes(8 << 20)
         .checkpoint_log_bytes(256 << 10)
         .version_budget_bytes(4 << 20)
-        .lock_timeout(Duration::from_secs(5))
+        .lock_timeout(Duration::from_secs(120))
         .database_id([7; 16])
         .background(false)
 }
@@ -530,7 +530,8 @@ fn durable_bytes_of_the_log_are_not_written_over() {
 #[test]
 fn nobody_ever_reads_what_was_rolled_back() {
     let disk = MemDisk::new();
-    let db = create(&small().cache_bytes(512 * PAGE as usize), &disk);
+    // Room in the log for all that the others do while one thread does not run.
+    let db = create(&small().cache_bytes(512 * PAGE as usize).log_limit_bytes(1 << 30), &disk);
     put(&db, many(40, 1));
     let tx = db.begin_write().unwrap();
     tx.create_tree("u").unwrap();
@@ -613,7 +614,7 @@ fn after_a_failed_sync_nobody_goes_on() {
         assert!(db.begin_read_after(&ticket).is_err());
         let started = Instant::now();
         assert_eq!(waiter.join().unwrap(), ErrorKind::Poisoned);
-        assert!(started.elapsed() < Duration::from_secs(3), "not by its time-out");
+        assert!(started.elapsed() < Duration::from_secs(60), "not by its time-out");
     });
     assert_eq!(live.tree("t").and_then(|t| t.put("k", "v")).unwrap_err().kind(), ErrorKind::Poisoned);
     assert_eq!(live.commit().unwrap_err().kind(), ErrorKind::Poisoned);
@@ -657,7 +658,7 @@ fn ids_go_on_above_all_that_pages_carry() {
 #[test]
 fn an_idle_writer_that_holds_the_log_hangs_nobody() {
     let disk = MemDisk::new();
-    let db = create(&small().lock_timeout(Duration::from_secs(60)), &disk);
+    let db = create(&small().lock_timeout(Duration::from_secs(600)), &disk);
     let idle = db.begin_write().unwrap();
     idle.tree("t").unwrap().put("idle", "x").unwrap();
     let started = Instant::now();
@@ -672,7 +673,7 @@ fn an_idle_writer_that_holds_the_log_hangs_nobody() {
         }
     };
     assert_eq!(e.kind(), ErrorKind::LogFull);
-    assert!(n > 1000 && started.elapsed() < Duration::from_secs(40), "{n}");
+    assert!(n > 1000 && started.elapsed() < Duration::from_secs(300), "{n}");
     idle.rollback().unwrap();
     // The older slot of the control file needs the log for one more checkpoint.
     let again = (0..3).find_map(|_| {

@@ -5,7 +5,7 @@
 //! while the others go on.
 mod common;
 
-use common::small;
+use common::{PROMPT, small};
 use hamal::{Database, Error, ErrorKind, Isolation, Result, WriteOptions, WriteTxn};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -69,7 +69,7 @@ impl Actor {
                 // It waits, unless it has just been woken.
                 return self.results.recv_timeout(Duration::from_millis(20)).ok().map(|d| self.note(d));
             }
-            assert!(start.elapsed() < Duration::from_secs(20), "a step neither ends nor waits");
+            assert!(start.elapsed() < PROMPT, "a step neither ends nor waits");
         }
     }
     fn note(&mut self, done: Result<Rows>) -> Result<Rows> {
@@ -81,7 +81,7 @@ impl Actor {
     }
     /// The end of a step that was left waiting.
     fn finish(&mut self) -> Result<Rows> {
-        let done = self.results.recv_timeout(Duration::from_secs(20)).expect("still waiting");
+        let done = self.results.recv_timeout(PROMPT).expect("still waiting");
         self.note(done)
     }
     /// A step that does not wait.

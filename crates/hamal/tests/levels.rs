@@ -1,7 +1,7 @@
 //! Isolation levels, waiting, and locks, call by call. `hermitage.rs` has the published anomalies.
 mod common;
 
-use common::{bytes, small, verify};
+use common::{PROMPT, bytes, small, verify};
 use hamal::{Database, ErrorKind, Isolation, Tree, Value, WriteOptions, WriteTxn};
 use std::sync::mpsc;
 use std::thread;
@@ -39,7 +39,7 @@ fn text(v: Option<Value>) -> String {
 fn until_waiting(db: &Database, waits: u64) {
     let start = Instant::now();
     while db.stats().lock_waits < waits {
-        assert!(start.elapsed() < Duration::from_secs(10), "nobody waits");
+        assert!(start.elapsed() < PROMPT, "nobody waits");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -186,7 +186,8 @@ fn read_committed_gives_a_name_to_one_tree_only() {
 /// never replaced by a new one.
 #[test]
 fn read_committed_makes_no_tree_in_the_place_of_another() {
-    let db = small().in_memory().unwrap();
+    // Room in the log for all that the others do while one thread does not run.
+    let db = small().log_limit_bytes(1 << 30).in_memory().unwrap();
     thread::scope(|s| {
         for n in 0..4u64 {
             let db = &db;
@@ -276,7 +277,7 @@ fn who_does_not_wait_is_told_who_holds_the_row() {
     let tx = db.begin_write().unwrap();
     let start = Instant::now();
     let e = t(&tx).no_wait().put("a", "x").unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < PROMPT);
     assert_eq!((e.kind(), e.is_retryable()), (ErrorKind::WouldWait, true));
     assert_eq!((e.txn(), e.tree_name(), e.key()), (Some(holder.id()), Some("t"), Some(&b"a"[..])));
     assert!(e.to_string().contains("key b\"a\" of tree \"t\""), "{e}");
@@ -305,7 +306,7 @@ fn a_wait_ends_at_the_transactions_own_time_out() {
             let tx = db.begin_write_with(WriteOptions::new().lock_timeout(time)).unwrap();
             let start = Instant::now();
             let e = t(&tx).put("a", "x").unwrap_err();
-            assert!(start.elapsed() >= time && start.elapsed() < Duration::from_secs(4));
+            assert!(start.elapsed() >= time && start.elapsed() < PROMPT);
             assert_eq!(e.kind(), ErrorKind::LockTimeout);
             assert_eq!((e.txn(), e.tree_name(), e.key()), (Some(id), Some("t"), Some(&b"a"[..])));
             assert!(e.waited().unwrap() >= time);
@@ -333,7 +334,7 @@ fn a_deadlock_names_its_transactions_and_keys() {
         until_waiting(&db, 1);
         let start = Instant::now();
         let e = t(&one).put("b", "one").unwrap_err();
-        assert!(start.elapsed() < Duration::from_secs(1), "the victim is chosen at once");
+        assert!(start.elapsed() < PROMPT, "the victim is chosen at once");
         assert_eq!(e.kind(), ErrorKind::Deadlock);
         let cycle: Vec<_> = e
             .waits()
@@ -354,7 +355,7 @@ fn a_deadlock_names_its_transactions_and_keys() {
 #[test]
 fn a_woken_waiter_goes_on_at_once() {
     let db = db();
-    let mut slowest = Duration::ZERO;
+    let mut times = Vec::new();
     for _ in 0..20 {
         let waits = db.stats().lock_waits;
         let holder = db.begin_write().unwrap();
@@ -368,9 +369,10 @@ fn a_woken_waiter_goes_on_at_once() {
             until_waiting(&db, waits + 1);
             let start = Instant::now();
             holder.commit().unwrap();
-            slowest = slowest.max(waiter.join().unwrap().saturating_duration_since(start));
+            times.push(waiter.join().unwrap().saturating_duration_since(start));
         });
     }
-    // On a loaded machine it takes its time; a waiter that looks now and then would need seconds in all.
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    // On a loaded machine some take their time; waiters that look now and then would all.
+    times.sort();
+    assert!(times[5] < Duration::from_secs(1), "{times:?}");
 }

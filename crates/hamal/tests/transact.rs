@@ -1,7 +1,7 @@
 //! `Database::transact`: what is run again, what is not, and when it gives up.
 mod common;
 
-use common::small;
+use common::{PROMPT, small};
 use hamal::{Database, Durability, Error, ErrorKind, Isolation, TransactOptions, WriteOptions};
 use std::sync::mpsc;
 use std::thread;
@@ -190,7 +190,7 @@ fn it_gives_up_and_says_so() {
         tx.tree("t")?.put("k", [1])
     });
     assert_eq!(e.unwrap_err().kind(), ErrorKind::RetriesExhausted);
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < PROMPT);
     let e = db.transact_with(&TransactOptions::new().attempts(0), |_| Ok::<(), Error>(())).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::InvalidOption);
 }
@@ -224,7 +224,7 @@ fn deadlocks_are_run_again() {
                 let start = Instant::now();
                 // Counted waits may not have begun: what is listed has.
                 while db.activity().unwrap().waits.is_empty() {
-                    assert!(start.elapsed() < Duration::from_secs(10));
+                    assert!(start.elapsed() < PROMPT);
                     thread::yield_now();
                 }
             }

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn bytes(d: &MemDisk, name: &str) -> Vec<u8> {
     let f = d.open(name, OpenMode::default()).unwrap();
@@ -707,11 +707,11 @@ fn promises_are_counted() {
 fn the_flusher_sleeps_and_wakes() {
     let d = disk();
     let log = Arc::new(create(&d, &small()));
-    let long = Duration::from_secs(600);
-    let sleep = |timeout, wake: &dyn Fn()| {
+    let (long, short) = (Duration::from_secs(600), Duration::from_millis(60));
+    let sleep = |wake: &dyn Fn()| {
         std::thread::scope(|s| {
-            let t = s.spawn(|| log.wait_pending(timeout));
-            std::thread::sleep(Duration::from_millis(60));
+            let t = s.spawn(|| log.wait_pending(long));
+            std::thread::sleep(short);
             assert!(!t.is_finished(), "it woke for nothing");
             wake();
             t.join().unwrap()
@@ -721,12 +721,13 @@ fn the_flusher_sleeps_and_wakes() {
     log.force(a.end, ForceReason::Commit).unwrap();
     log.request_flush(log.durable());
     assert!(!log.has_pending(), "what is durable is not asked for");
-    assert!(!sleep(Duration::from_millis(200), &|| {}));
-    assert!(!sleep(long, &|| log.wake_flusher()));
+    let begun = Instant::now();
+    assert!(!log.wait_pending(short) && begun.elapsed() >= short);
+    assert!(!sleep(&|| log.wake_flusher()));
     let b = append(&log, b"wanted too");
-    assert!(sleep(long, &|| log.request_flush(b.end)));
+    assert!(sleep(&|| log.request_flush(b.end)));
     assert!(log.flush_pending().unwrap() && !log.flush_pending().unwrap());
-    assert!(!sleep(long, &|| drop(log.poison(hamal_error::Error::internal("test")))));
+    assert!(!sleep(&|| drop(log.poison(hamal_error::Error::internal("test")))));
     assert!(!log.wait_pending(long), "a log that failed has nothing to wait for");
     assert_eq!(
         kind(log.force(log.tail(), ForceReason::Asked).and(log.credit(9, false))),

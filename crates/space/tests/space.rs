@@ -34,7 +34,7 @@ fn open_over(disk: Arc<MemDisk>, log: Arc<Log>) -> Db {
         check_apply: true,
     };
     let pool = Pool::new(options, data, log, registry.managers(), Trace::silent()).unwrap();
-    let options = TxnOptions { lock_timeout: Duration::from_secs(5), version_budget: 1 << 20 };
+    let options = TxnOptions { lock_timeout: Duration::from_secs(120), version_budget: 1 << 20 };
     let txns = TxnManager::new(Arc::new(pool), registry, options, Trace::silent());
     Db { disk, space: Space::new(txns.clone()), txns }
 }

@@ -256,7 +256,8 @@ mod tests {
     #[test]
     fn an_edge_whose_owner_was_woken_makes_no_deadlock() {
         let b = Bench::new();
-        let (t1, t2) = (b.begin(), b.begin());
+        let patience = Some(std::time::Duration::from_millis(50));
+        let (t1, t2) = (b.begin(), b.m.begin_with(crate::Isolation::Snapshot, patience).unwrap());
         let graph = WaitGraph::default();
         // t1 waits for t2, in a thread that has not run since t2 rolled back to a savepoint and woke it.
         let what = What::default();

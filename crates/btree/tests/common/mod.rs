@@ -58,7 +58,7 @@ pub fn create(config: &Config) -> Db {
         check_apply: config.check_apply,
     };
     let pool = Pool::new(options, data, log.clone(), registry.managers(), Trace::silent()).unwrap();
-    let options = TxnOptions { lock_timeout: Duration::from_secs(10), version_budget: 64 << 20 };
+    let options = TxnOptions { lock_timeout: Duration::from_secs(120), version_budget: 64 << 20 };
     let txns = TxnManager::new(Arc::new(pool), registry, options, Trace::silent());
     txns.start_at(log.durable());
     let btree = Btree::new(&manager, txns.clone(), Arc::new(Space::new(txns.clone())));

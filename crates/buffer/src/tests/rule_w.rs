@@ -143,7 +143,7 @@ fn t25_a_page_that_is_made_is_not_in_flight() {
         let _ = wait.recv_timeout(std::time::Duration::from_millis(50));
     });
     std::thread::spawn(|| b.pool.flush_page(PageId(0)));
-    done.recv_timeout(std::time::Duration::from_secs(5))
+    done.recv_timeout(std::time::Duration::from_secs(60))
         .expect("the maker of a page and the cleaner wait for each other");
 }
 

@@ -2,9 +2,13 @@
 #![allow(dead_code, reason = "each test uses a part")]
 use hamal::{Builder, Database, ReadTree, Result};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The rows of all trees.
 pub(crate) type Contents = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
+
+/// Who has gone on after less did not go on by the lock time-out of [`small`], however slow the machine.
+pub(crate) const PROMPT: Duration = Duration::from_secs(60);
 
 /// A database as small as it gets, without threads and clocks.
 pub(crate) fn small() -> Builder {
@@ -16,7 +20,7 @@ pub(crate) fn small() -> Builder {
         .log_limit_bytes(8 << 20)
         .checkpoint_log_bytes(256 << 10)
         .version_budget_bytes(4 << 20)
-        .lock_timeout(std::time::Duration::from_secs(5))
+        .lock_timeout(2 * PROMPT)
         .database_id([7; 16])
         .background(false)
 }

@@ -136,8 +136,13 @@ pub(crate) struct Bench {
     pub(crate) disk: MemDisk,
 }
 
+/// Nobody waits so long but for a wake-up that was lost.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
+/// Who has gone on after less did not go on by its time-out, however slow the machine.
+pub(crate) const PROMPT: Duration = Duration::from_secs(60);
+
 pub(crate) fn txn_options() -> TxnOptions {
-    TxnOptions { lock_timeout: Duration::from_secs(10), version_budget: 256 << 20 }
+    TxnOptions { lock_timeout: LOCK_TIMEOUT, version_budget: 256 << 20 }
 }
 
 impl Bench {

@@ -6,6 +6,8 @@ use std::thread::scope;
 use std::time::{Duration, Instant};
 
 const RUN: Duration = Duration::from_millis(1200);
+/// What is waited for on a slow machine comes long before, or never.
+const HANG: Duration = Duration::from_secs(120);
 
 #[test]
 fn money_is_neither_made_nor_lost_in_any_snapshot() {
@@ -18,6 +20,7 @@ fn money_is_neither_made_nor_lost_in_any_snapshot() {
     let stop = AtomicBool::new(false);
     let commits = AtomicU64::new(0);
     scope(|s| {
+        let _stop = StopOnDrop(&stop);
         for w in 0..3u64 {
             let (b, stop, commits) = (&b, &stop, &commits);
             s.spawn(move || {
@@ -69,11 +72,10 @@ fn money_is_neither_made_nor_lost_in_any_snapshot() {
             });
         }
         let start = Instant::now();
-        while start.elapsed() < RUN {
+        while start.elapsed() < RUN || commits.load(Relaxed) <= 50 && start.elapsed() < HANG {
             b.m.log().force(b.m.log().tail(), hamal_trace::ForceReason::Asked).unwrap();
             std::thread::sleep(Duration::from_millis(2));
         }
-        stop.store(true, Relaxed);
     });
     assert!(commits.load(Relaxed) > 50);
     let w = b.begin();
@@ -157,7 +159,7 @@ fn the_table_misses_no_record_below_the_begin_record() {
             });
         }
         let start = Instant::now();
-        while start.elapsed() < RUN / 2 {
+        while start.elapsed() < RUN / 2 || scans.len() < 50 {
             let begin = b.m.log().tail();
             let att = b.m.att();
             scans.push((begin, att, b.m.log().tail()));
