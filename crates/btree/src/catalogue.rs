@@ -2,10 +2,12 @@
 //!
 //! The key of a tree's row is the byte 1 and its name, the value its id and root page. The row under the
 //! single byte 0 holds the next tree id: it is raised in place by a redo-only record before the id is used,
-//! so that no id is ever given twice, whatever becomes of the transaction (CATALOGUE-1).
+//! so that no id is ever given twice, whatever becomes of the transaction (CATALOGUE-1). Rows that nobody
+//! changes are looked up once (`names.rs`).
 use crate::core::ops::code;
 use crate::core::ops::tree::encode_empty;
 use crate::garbage::{tree_key, tree_row};
+use crate::names::Names;
 use crate::overflow::{GARBAGE, RECORD_OVERHEAD, make_owned_page};
 use crate::{
     Bound, Btree, CATALOGUE_ROOT, CATALOGUE_TREE, Direction, Entry, FIRST_USER_TREE, Garbage, PutValue,
@@ -34,7 +36,7 @@ const ROWS: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeInfo {
     /// Name: any bytes that are UTF-8, at least one, at most 255 bytes, no control characters.
-    pub name: String,
+    pub name: Arc<str>,
     /// Id and root.
     pub tree: Tree,
 }
@@ -45,6 +47,7 @@ pub struct Catalogue {
     garbage: Arc<Garbage>,
     /// Held while the next tree id is raised.
     ids: Mutex<()>,
+    names: Names,
 }
 
 impl fmt::Debug for Catalogue {
@@ -99,6 +102,14 @@ fn decode(v: &[u8]) -> Option<Tree> {
     Some(Tree { id: TreeId(u32::from_le_bytes(*id)), root })
 }
 
+/// Reads the value of a tree's row as the tree shows it.
+fn tree_of(v: ValueRef<'_>) -> Option<Tree> {
+    match v {
+        ValueRef::Inline(v) => decode(v),
+        ValueRef::Chain { .. } => None,
+    }
+}
+
 /// Reads a row of the catalogue; `None` for the one that holds the next tree id.
 ///
 /// # Errors
@@ -111,7 +122,7 @@ pub(crate) fn decode_row(row: &Entry) -> Result<Option<TreeInfo>> {
         (Some((&NAME, name)), RawValue::Inline(v)) => std::str::from_utf8(name)
             .ok()
             .zip(decode(v))
-            .map(|(name, tree)| TreeInfo { name: name.to_owned(), tree }),
+            .map(|(name, tree)| TreeInfo { name: name.into(), tree }),
         _ => None,
     };
     info.map(Some).ok_or_else(|| corrupt(format!("catalogue row {:02x?} cannot be read", row.key)))
@@ -125,7 +136,7 @@ fn view_of(txn: &Txn) -> View {
 impl Catalogue {
     /// Over the tree code.
     pub fn new(btree: Arc<Btree>, garbage: Arc<Garbage>) -> Catalogue {
-        Catalogue { btree, garbage, ids: Mutex::new(()) }
+        Catalogue { btree, garbage, ids: Mutex::new(()), names: Names::default() }
     }
 
     /// Logs map page, catalogue root and garbage root of a new database.
@@ -146,18 +157,29 @@ impl Catalogue {
     /// # Errors
     /// As a page read.
     pub fn find(&self, view: &View, name: &str) -> Result<Option<TreeInfo>> {
+        if let Some((name, tree)) = self.names.find(name, view.snapshot) {
+            return Ok(Some(TreeInfo { name, tree }));
+        }
         if check_name(name).is_err() {
             return Ok(None);
         }
-        let found = self.btree.get(view, CATALOGUE, &name_key(name), |v| match v {
-            ValueRef::Inline(v) => decode(v),
-            ValueRef::Chain { .. } => None,
-        })?;
-        match found {
+        match self.btree.get(view, CATALOGUE, &name_key(name), tree_of)? {
             None => Ok(None),
-            Some(Some(tree)) => Ok(Some(TreeInfo { name: name.to_owned(), tree })),
+            Some(Some(tree)) => {
+                self.learn(name)?;
+                Ok(Some(TreeInfo { name: name.into(), tree }))
+            }
             Some(None) => Err(corrupt(format!("the catalogue row of tree {name:?} cannot be read"))),
         }
+    }
+
+    /// Keeps what the row of a name says if no live transaction has changed it (CATALOGUE-2).
+    fn learn(&self, name: &str) -> Result<()> {
+        let changes = self.names.changes();
+        if let Some((since, Some(tree))) = self.btree.newest_committed(CATALOGUE, &name_key(name), tree_of)? {
+            self.names.keep(changes, name, tree, since);
+        }
+        Ok(())
     }
 
     /// Where the row of a name is, whether there is one or not.
@@ -205,7 +227,7 @@ impl Catalogue {
         let tree = Tree { id, root };
         self.put_new(txn, name, tree)?;
         self.btree.remove(txn, GARBAGE, &tree_key(id))?;
-        Ok(TreeInfo { name: name.to_owned(), tree })
+        Ok(TreeInfo { name: name.into(), tree })
     }
 
     /// Renames a tree. Nothing happens if both names are the same.
@@ -220,7 +242,7 @@ impl Catalogue {
         }
         self.must_be_new(txn, to)?;
         self.put_new(txn, to, tree)?;
-        self.btree.remove(txn, CATALOGUE, &name_key(from)).map(|_| ())
+        self.remove(txn, from)
     }
 
     /// Drops a tree: registers exclusively, deletes its row, inserts its garbage row (T8).
@@ -229,7 +251,7 @@ impl Catalogue {
     /// `NotFound`; as [`Btree::put`].
     pub fn drop_tree(&self, txn: &Txn, name: &str) -> Result<()> {
         let tree = self.own_exclusively(txn, name)?;
-        self.btree.remove(txn, CATALOGUE, &name_key(name))?;
+        self.remove(txn, name)?;
         self.garbage.discard_tree(txn, tree)
     }
 
@@ -243,7 +265,7 @@ impl Catalogue {
         // A look before registering: a tree that is gone for this transaction is not registered with.
         self.name_of(txn, info)?;
         self.btree.txns().register(txn, info.tree.id)?;
-        if mutants::is(Mutant::CatalogueRowUnchecked) {
+        if mutants::is(Mutant::CatalogueRowUnchecked) || self.is_known(txn, info) {
             return Ok(());
         }
         // From here on nobody can drop or rename it; whether somebody has since the snapshot, the row's
@@ -252,8 +274,13 @@ impl Catalogue {
         self.btree.check_row(txn, CATALOGUE, &name_key(&name))
     }
 
+    /// Whether the row is known to be what the transaction sees, and last changed by somebody that it sees.
+    fn is_known(&self, txn: &Txn, info: &TreeInfo) -> bool {
+        self.names.find(&info.name, txn.snapshot()).is_some_and(|(_, tree)| tree == info.tree)
+    }
+
     /// The name under which the transaction sees that very tree: it may have renamed it itself.
-    fn name_of(&self, txn: &Txn, info: &TreeInfo) -> Result<String> {
+    fn name_of(&self, txn: &Txn, info: &TreeInfo) -> Result<Arc<str>> {
         let view = view_of(txn);
         if self.find(&view, &info.name)?.is_some_and(|i| i.tree == info.tree) {
             return Ok(info.name.clone());
@@ -278,10 +305,16 @@ impl Catalogue {
     /// registration in between takes a new snapshot, and by that one a tree of that name is there, and may be overwritten.
     /// The row itself tells, under its latch; after an error the caller undoes the statement (TXN-RC).
     fn put_new(&self, txn: &Txn, name: &str, tree: Tree) -> Result<()> {
-        match self.btree.put(txn, CATALOGUE, &name_key(name), PutValue::Inline(&encode(tree)))? {
-            Some(_) => Err(exists(name)),
-            None => Ok(()),
-        }
+        let former = self.btree.put(txn, CATALOGUE, &name_key(name), PutValue::Inline(&encode(tree)))?;
+        self.names.changed();
+        if former.is_some() { Err(exists(name)) } else { Ok(()) }
+    }
+
+    /// Takes the row of a name away.
+    fn remove(&self, txn: &Txn, name: &str) -> Result<()> {
+        self.btree.remove(txn, CATALOGUE, &name_key(name))?;
+        self.names.changed();
+        Ok(())
     }
 
     fn must_be_new(&self, txn: &Txn, name: &str) -> Result<()> {

@@ -6,6 +6,7 @@ mod catalogue;
 mod core;
 mod describe;
 mod garbage;
+mod names;
 mod overflow;
 mod shape;
 mod verify;

@@ -149,8 +149,9 @@ fn names() {
     for name in ["b", "a", "c"] {
         db.catalogue.create(&txn, name).unwrap();
     }
-    let names =
-        |view: &_| -> Vec<String> { db.catalogue.list(view).unwrap().into_iter().map(|i| i.name).collect() };
+    let names = |view: &_| -> Vec<String> {
+        db.catalogue.list(view).unwrap().into_iter().map(|i| i.name.to_string()).collect()
+    };
     assert_eq!(names(&db.view(&txn)), ["a", "b", "c"]);
     assert!(names(&db.now()).is_empty());
     let again = db.catalogue.create(&txn, "a").unwrap_err();

@@ -156,7 +156,7 @@ impl Database {
             true => Vec::new(),
             false => core.catalogue.list(&core.txns.snapshot()?.view())?,
         };
-        let name = |id| names.iter().find(|i| i.tree.id == id).map(|i| i.name.clone());
+        let name = |id| names.iter().find(|i| i.tree.id == id).map(|i| i.name.to_string());
         Ok(Activity::of(core, &name))
     }
     /// Whether it was opened for reading only.

@@ -36,7 +36,7 @@ impl ReadTxn {
     pub fn trees(&self) -> Result<Vec<String>> {
         let owner = Owner::Read(self.0.clone());
         let list = owner.with_view(|view| owner.core().catalogue.list(view))?;
-        Ok(list.into_iter().map(|i| i.name).collect())
+        Ok(list.into_iter().map(|i| i.name.to_string()).collect())
     }
     /// The timestamp of the snapshot: it shows the commits at or below it.
     pub fn snapshot(&self) -> Lsn {

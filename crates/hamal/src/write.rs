@@ -25,7 +25,7 @@ pub(crate) struct WriteInner {
     pub(crate) txn: Arc<Txn>,
     ended: AtomicBool,
     /// Trees that this transaction made, renamed or dropped: their present names, or none if they are gone.
-    changed: Mutex<HashMap<TreeId, Option<String>>>,
+    changed: Mutex<HashMap<TreeId, Option<Arc<str>>>>,
     any_changed: AtomicBool,
     /// Trees that it may write in: registered, and checked since.
     registered: Mutex<HashSet<TreeId>>,
@@ -180,7 +180,7 @@ impl WriteInner {
         let trees = self.shared.core.catalogue.list(&view).unwrap_or_default();
         e.name_trees(&|id| match id {
             CATALOGUE_TREE => Some("(names of trees)".to_owned()),
-            id => trees.iter().find(|i| i.tree.id == id).map(|i| i.name.clone()),
+            id => trees.iter().find(|i| i.tree.id == id).map(|i| i.name.to_string()),
         })
     }
 
@@ -206,7 +206,7 @@ impl WriteInner {
     }
 
     fn note(&self, tree: TreeId, name: Option<&str>) {
-        self.changed.lock().insert(tree, name.map(str::to_string));
+        self.changed.lock().insert(tree, name.map(Arc::from));
         self.any_changed.store(true, SeqCst);
     }
 
@@ -379,7 +379,7 @@ impl WriteTxn {
         let _op = self.0.enter()?;
         self.0.note_range(Catalogue::row_of("").0, Bound::Unbounded, Bound::Unbounded);
         let list = self.0.shared.core.catalogue.list(&self.0.view())?;
-        Ok(list.into_iter().map(|i| i.name).collect())
+        Ok(list.into_iter().map(|i| i.name.to_string()).collect())
     }
 
     /// A point to which the transaction can be rolled back.

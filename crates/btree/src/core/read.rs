@@ -9,7 +9,7 @@ use crate::BTREE_RM;
 use hamal_error::Result;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, TxnId, header};
-use hamal_txn::{FoundVersion, Version, View};
+use hamal_txn::{FoundVersion, Status, Version, View};
 
 /// Flags of a version's first byte.
 const GHOST: u8 = 1;
@@ -138,6 +138,30 @@ impl Btree {
             }
         });
         self.if_not_too_old(view, done)
+    }
+
+    /// Hands the newest value of a row to `f` if it is committed, with the timestamp from which on snapshots see it (null:
+    /// all do). Nothing if a live transaction has changed the row, or if there is none.
+    pub(crate) fn newest_committed<R>(
+        &self,
+        tree: Tree,
+        key: &[u8],
+        f: impl Fn(ValueRef<'_>) -> R,
+    ) -> Result<Option<(Lsn, R)>> {
+        self.pages_only(|| {
+            let page = self.shared_leaf(tree, Target::At(key))?;
+            let leaf = leaf_at(tree, page.id(), &page, Target::At(key))?;
+            let found = find(&leaf, key).map_err(|b| corrupt(page.id(), b))?;
+            let Some((_, record)) = found.filter(|(_, r)| !r.word.ghost()) else { return Ok(None) };
+            let writer = record.word.writer();
+            let since = match self.txns().status(writer) {
+                _ if writer.is_none() => Lsn::NULL,
+                Status::Settled => Lsn::NULL,
+                Status::Committed(at) => at,
+                Status::Active => return Ok(None),
+            };
+            Ok(Some((since, f(value_of(&record)))))
+        })
     }
 }
 
