@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-/// A load from a pipe that has been given `input`, and has committed at least once.
-fn loading(db: &str, batch: &str, input: &str) -> (Child, std::process::ChildStdin) {
+/// A load from a pipe that has been given `input`, and has committed, or is committing, so many times.
+fn loading(db: &str, batch: &str, input: &str, commits: usize) -> (Child, std::process::ChildStdin) {
     let mut child = program()
         .args(["load", db, "t", "-", "--batch", batch, "--verbose"])
         .stdin(Stdio::piped())
@@ -27,10 +27,10 @@ fn loading(db: &str, batch: &str, input: &str) -> (Child, std::process::ChildStd
     });
     stdin.write_all(input.as_bytes()).unwrap();
     stdin.flush().unwrap();
-    let mut commits = 0;
-    while commits < 3 {
-        let line = receive.recv_timeout(Duration::from_secs(20)).expect("the load commits");
-        commits += usize::from(line.starts_with("trace: TxnCommit"));
+    let mut met = 0;
+    while met < commits {
+        let line = receive.recv_timeout(Duration::from_secs(120)).expect("the load commits");
+        met += usize::from(line.starts_with("trace: TxnCommit"));
     }
     (child, stdin)
 }
@@ -44,7 +44,7 @@ fn killed_in_the_middle_of_a_load() {
     let reference = hamal(&["dump", &whole.db, "t"]).ok().out;
 
     // Fed all but the end, so that it cannot be done; killed while the last batches are on their way.
-    let (mut child, stdin) = loading(&d.db, "50", &input[..input.len() * 2 / 3]);
+    let (mut child, stdin) = loading(&d.db, "50", &input[..input.len() * 2 / 3], 3);
     child.kill().unwrap();
     child.wait().unwrap();
     drop(stdin);
@@ -93,8 +93,8 @@ fn killed_in_the_middle_of_a_load() {
 #[test]
 fn ctrl_c_leaves_whole_batches() {
     let d = Dir::new();
-    // 8 batches and a half; then the input is silent.
-    let (mut child, stdin) = loading(&d.db, "100", &rows(850));
+    // 8 batches and a half; then the input is silent. The half is read meanwhile, or not.
+    let (mut child, stdin) = loading(&d.db, "100", &rows(850), 8);
     std::thread::sleep(Duration::from_millis(300));
     let id = child.id().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
@@ -112,7 +112,7 @@ fn ctrl_c_leaves_whole_batches() {
 #[test]
 fn a_database_in_use_is_refused() {
     let d = Dir::new();
-    let (mut child, stdin) = loading(&d.db, "50", &rows(500));
+    let (mut child, stdin) = loading(&d.db, "50", &rows(500), 3);
     hamal(&["stat", &d.db]).code(3).says("Database::activity");
     for args in [
         &["get", &d.db, "t", "k"][..],
@@ -170,7 +170,7 @@ fn demo_stops_at_ctrl_c() {
 #[test]
 fn demo_keeps_its_directory_if_it_was_named() {
     let d = Dir::new();
-    let args = ["demo", "--seconds", "0.5", "--kills", "1", "--dir", &d.db, "--json"];
+    let args = ["demo", "--seconds", "1.5", "--kills", "1", "--dir", &d.db, "--json"];
     let r = hamal(&args).ok().json();
     assert_eq!((&r["ok"], &r["killed"]), (&true.into(), &1.into()));
     assert!(r["transfers_acknowledged"].as_u64().unwrap() > 0, "{r}");
