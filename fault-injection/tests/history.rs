@@ -373,7 +373,7 @@ fn adya(h: &History, model: &str) -> adya::Report {
     let ids = elle::write(h, &mut text).unwrap();
     let parsed = adya::History::from_json(std::str::from_utf8(&text).unwrap()).unwrap();
     let mut options = adya::Opts { models: vec![model.into()], ..adya::Opts::default() };
-    options.timeout = std::time::Duration::from_secs(20);
+    options.timeout = std::time::Duration::from_secs(600);
     let by_id: HashMap<u64, &Transaction> = h.transactions.iter().map(|t| (t.id, t)).collect();
     let workload = match h.kind {
         Kind::Lists => adya::Workload::ListAppend,

@@ -303,7 +303,12 @@ impl Session for Writer {
     fn commit(self: Box<Self>) -> Result<Option<u64>, Failure> {
         let early = self.n.is_multiple_of(3);
         let durability = if early { Durability::Async } else { Durability::Sync };
-        let at = self.tx.commit_with(durability).and_then(|t| t.wait().map(|()| t.lsn().0));
+        let done = self.tx.commit_with(durability);
+        if early {
+            // A moment at which it is committed and not durable, on one core too.
+            std::thread::yield_now();
+        }
+        let at = done.and_then(|t| t.wait().map(|()| t.lsn().0));
         at.map(Some).map_err(|e| match failure(e) {
             Failure::Statement => Failure::Transaction,
             other => other,

@@ -5,7 +5,9 @@ use crate::random::Random;
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
+use std::time::Duration;
 
 /// What to run. Few keys and many threads make contention.
 #[derive(Clone, Debug)]
@@ -149,17 +151,26 @@ impl Run<'_> {
         let recorded = Mutex::new(Vec::new());
         let broken = Mutex::new(None);
         let seeds: Vec<u64> = (0..self.plan.threads).map(|_| random.next()).collect();
+        let (strike, struck) = mpsc::channel();
         let crashed = thread::scope(|scope| {
             for (i, seed) in seeds.into_iter().enumerate() {
                 let process = u64::from(self.epoch) * self.plan.threads + i as u64;
                 let (left, halt, recorded, broken) = (&left, &halt, &recorded, &broken);
+                let strike = strike.clone();
                 scope.spawn(move || {
-                    let mut worker = Worker { run: self, engine, random: Random::new(seed), process };
-                    while !halt.load(SeqCst)
-                        && !(self.stop)()
-                        && left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok()
-                    {
-                        match worker.transaction() {
+                    let mut worker =
+                        Worker { run: self, engine, random: Random::new(seed), process, strike: None };
+                    while !halt.load(SeqCst) && !(self.stop)() {
+                        let Ok(n) = left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)) else { break };
+                        // The crash comes when this transaction begins, or when it asks to commit: on one core a moment of the
+                        // crashing thread's own would nearly always be a quiet one.
+                        worker.strike = (crash && n == crashed_at + 1).then(|| strike.clone());
+                        if worker.strike.is_some() && worker.random.one_in(2) {
+                            worker.strike();
+                        }
+                        let done = worker.transaction();
+                        worker.strike();
+                        match done {
                             Ok(t) => recorded.lock().expect("a thread panicked").extend(t),
                             Err(e) => {
                                 *broken.lock().expect("a thread panicked") = Some(e);
@@ -172,8 +183,11 @@ impl Run<'_> {
             if !crash {
                 return None;
             }
-            while left.load(SeqCst) > crashed_at && !halt.load(SeqCst) && !(self.stop)() {
-                thread::yield_now();
+            drop(strike);
+            while !halt.load(SeqCst) && !(self.stop)() {
+                if struck.recv_timeout(Duration::from_millis(10)) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
             }
             let before = self.tick();
             let engine = engine.crash(crash_seed)?;
@@ -264,6 +278,8 @@ struct Worker<'a> {
     engine: &'a dyn Engine,
     random: Random,
     process: u64,
+    /// Who is to be told that the moment of the crash has come.
+    strike: Option<Sender<()>>,
 }
 
 /// Whether a transaction goes on.
@@ -273,6 +289,14 @@ enum Flow {
 }
 
 impl Worker<'_> {
+    fn strike(&mut self) {
+        if let Some(strike) = self.strike.take() {
+            // Nobody listens any more if the run was stopped.
+            let _ = strike.send(());
+            thread::yield_now();
+        }
+    }
+
     /// Runs one; returns it with the moment at which it asked to commit. None if it could not begin.
     fn transaction(&mut self) -> Result<Option<(Transaction, u64)>, String> {
         if self.random.one_in(40) {
@@ -346,6 +370,7 @@ impl Worker<'_> {
         }
         let asked = self.run.tick();
         if commit {
+            self.strike();
             t.outcome = match session.commit() {
                 Ok(at) => Outcome::Committed { at },
                 Err(Failure::Unknown) => Outcome::Unknown,

@@ -7,8 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// After so long a child hangs.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// After so long a child hangs, on a machine that is slow and loaded too.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The program `name` of this package: beside the running one, or, as for tests, one directory above it.
 ///
@@ -136,7 +136,7 @@ impl Running {
             self.kill();
         }
         let status = self.child.wait().ok().filter(|_| !hung);
-        let errors = self.errors.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+        let errors = self.errors.recv_timeout(Duration::from_secs(10)).unwrap_or_default();
         Ended { said: std::mem::take(&mut self.said), errors, status }
     }
 }
