@@ -3,6 +3,7 @@ mod common;
 
 use common::{Contents, bytes, contents, small, verify};
 use hamal::disk::{CrashModel, Disk, DiskFile, DiskLock, MemDisk, OpenMode};
+use hamal::trace::Phase;
 use hamal::{Builder, Durability, ErrorKind, PageId, RecoveryReport};
 use std::io;
 use std::ops::ControlFlow;
@@ -303,16 +304,20 @@ impl Disk for Spoiled {
 
 /// Opens with the disk spoiled from page 20 of the data file on, and then with it sound again.
 fn spoiled(spoil: fn(u64) -> Spoil, threads: usize) -> hamal::Error {
+    // Not before the threads begin.
+    spoiled_from(Phase::Redo, spoil, threads, 4096)
+}
+
+fn spoiled_from(phase: Phase, spoil: fn(u64) -> Spoil, threads: usize, pool: usize) -> hamal::Error {
     let left = history(31, 1500, 80, CrashModel::KeepAll);
     let sound = recover(&left, &options(4096).recovery_threads(1));
     let disk = left.crash(CrashModel::KeepAll);
     let some = (20 * PAGE) as u64;
-    let options = options(4096).recovery_threads(threads);
+    let options = options(pool).recovery_threads(threads);
     let bad = Spoiled::new(&disk, spoil(some), 1);
     let armed = bad.armed.clone();
-    // Not before the threads begin.
     let arm = options.clone().progress(move |p| {
-        armed.fetch_or(p.phase == hamal::trace::Phase::Redo, SeqCst);
+        armed.fetch_or(p.phase == phase, SeqCst);
         ControlFlow::Continue(())
     });
     let e = arm.open_on(Arc::new(bad)).unwrap_err();
@@ -327,6 +332,17 @@ fn a_panic_in_a_thread_is_an_error_once() {
         let e = spoiled(Spoil::PanicAt, threads);
         assert_eq!(e.kind(), ErrorKind::Internal, "{threads} threads: {e}");
         assert!(e.to_string().contains("panicked in redo"), "{e}");
+        assert!(e.to_string().contains("the disk is on fire"), "{e}");
+    }
+}
+
+/// Before redo the stored versions of pages are looked at that it rebuilds, and of all if they do not fit the pool: a panic there is
+/// an error like one in redo.
+#[test]
+fn a_panic_before_redo_is_an_error_too() {
+    for (threads, pool) in [(1, 64), (8, 64), (1, 4096), (8, 4096)] {
+        let e = spoiled_from(Phase::Analysis, Spoil::PanicAt, threads, pool);
+        assert_eq!(e.kind(), ErrorKind::Internal, "{threads} threads, {pool} pages: {e}");
         assert!(e.to_string().contains("the disk is on fire"), "{e}");
     }
 }

@@ -5,12 +5,13 @@
 use crate::ahead::{ReadAhead, pieces};
 use crate::codec;
 use crate::format::{SEAL_LEN, SECTOR, Seal, Seeds};
-use crate::memory::{LogMemory, Part};
+use crate::memory::{LogMemory, Piece};
 use crate::segment::Segment;
 use crate::{Record, RecordView, format};
 use hamal_disk::{AlignedBuf, read_exact_at};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_page::Lsn;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What lies at a position of LSN space.
@@ -43,6 +44,10 @@ struct Chunk {
     /// How many bytes of it count.
     valid: usize,
     used: u64,
+    /// The clock when it was read: no other chunk has the same.
+    read: u64,
+    /// LSNs whose bytes, as they are in memory, had the checksum of their group (LOG-3): that of each record needs no look.
+    sound: Range<u64>,
 }
 
 /// The chain of segments, readable at any LSN.
@@ -60,6 +65,8 @@ pub(crate) struct Files {
     ahead: Option<ReadAhead>,
     /// A record that lies in more than one chunk.
     scratch: Vec<u8>,
+    /// The chunks that a group was checked in.
+    group_chunks: Vec<u64>,
 }
 
 impl Files {
@@ -76,6 +83,7 @@ impl Files {
             clock: 0,
             ahead: None,
             scratch: Vec::new(),
+            group_chunks: Vec::new(),
         }
     }
 
@@ -102,23 +110,16 @@ impl Files {
     pub(crate) fn memory(&self, from: u64, end: u64) -> Option<LogMemory> {
         let mut have: Vec<&Chunk> = self.chunks.iter().collect();
         have.sort_unstable_by_key(|c| c.start);
-        let mut parts: Vec<Part> = Vec::new();
-        for (segment, start, len) in pieces(&self.segments, from, self.chunk_bytes) {
+        let mut out = Vec::new();
+        for (_, start, len) in pieces(&self.segments, from, self.chunk_bytes) {
             if start >= end {
                 break;
             }
             let i = have.binary_search_by_key(&start, |c| c.start).ok()?;
             let chunk = Some(have[i]).filter(|c| c.valid >= len.min((end - start) as usize))?;
-            let to = start + len as u64;
-            match parts.last_mut().filter(|p| p.end == start && start != segment.first) {
-                Some(part) => {
-                    part.end = to;
-                    part.chunks.push(chunk.bytes.clone());
-                }
-                None => parts.push(Part { first: start, end: to, chunks: vec![chunk.bytes.clone()] }),
-            }
+            out.push(Piece { first: start, end: start + len as u64, bytes: chunk.bytes.clone() });
         }
-        Some(LogMemory::new(parts, self.chunk_bytes))
+        Some(LogMemory::new(out, self.chunk_bytes))
     }
 
     /// The first LSN that a segment holds.
@@ -218,7 +219,7 @@ impl Files {
             .with_lsn(lsn)
         })?;
         let valid = (limit.saturating_sub(start).min(len as u64) as usize).max(need);
-        self.chunks.push(Chunk { start, bytes, valid, used: self.clock });
+        self.chunks.push(Chunk { start, bytes, valid, used: self.clock, read: self.clock, sound: 0..0 });
         Ok(self.chunks.len() - 1)
     }
 
@@ -269,7 +270,8 @@ impl Files {
         let chunk = &self.chunks[self.last];
         let at = lsn.checked_sub(chunk.start).map(|at| at as usize);
         let in_one = at.and_then(|at| chunk.bytes.get(at..at + len)).filter(|_| at < Some(chunk.valid));
-        codec::view(in_one.unwrap_or(&self.scratch), lsn, Some(self.seeds))
+        let checked = in_one.is_some() && chunk.sound.start <= lsn && lsn + len as u64 <= chunk.sound.end;
+        codec::view(in_one.unwrap_or(&self.scratch), lsn, Some(self.seeds).filter(|_| !checked))
     }
 
     /// What seems to lie at `lsn`, where a record or the padding before a seal should begin.
@@ -300,23 +302,43 @@ impl Files {
         Ok(Place::Record(len))
     }
 
-    /// The checksum of `[start, to)` as a seal carries it; `None` if LSN space ends before.
-    pub(crate) fn group_crc(&mut self, start: u64, to: u64, limit: u64) -> Result<Option<u32>> {
+    /// Whether `[start, seal)` has the checksum that the group's seal at `seal`, which is valid in itself, carries. The records of a
+    /// group that has are not checked one by one, as long as the chunks stay in memory (LOG-3).
+    pub(crate) fn check_group(&mut self, start: u64, seal: u64, sum: u32) -> Result<bool> {
         let mut crc = self.seeds.group(start);
         let mut at = start;
-        while at < to {
-            let Some(piece) = self.piece(at, (to - at) as usize, limit)? else { return Ok(None) };
+        let mut chunks = std::mem::take(&mut self.group_chunks);
+        chunks.clear();
+        while at < seal {
+            let Some(piece) = self.piece(at, (seal - at) as usize, u64::MAX)? else { return Ok(false) };
             crc = crc32c::crc32c_append(crc, piece);
             at += piece.len() as u64;
+            chunks.push(self.chunks[self.last].read);
         }
-        Ok(Some(crc))
+        let sound = crc == sum;
+        if sound {
+            let end = seal + SEAL_LEN;
+            let in_last = chunks.len() == 1;
+            let (one, all) = (self.last..self.last + 1, 0..self.chunks.len());
+            for c in &mut self.chunks[if in_last { one } else { all }] {
+                if chunks.contains(&c.read) {
+                    let (from, to) = (start.max(c.start), end.min(c.start + c.valid as u64));
+                    c.sound = if c.sound.end == from { c.sound.start..to } else { from..to };
+                }
+            }
+        }
+        self.group_chunks = chunks;
+        Ok(sound)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Log, LogEnd, LogIdentity, LogOptions, RecordKind, RecordSpec, TxnRef, find_end, segment};
+    use crate::{
+        Log, LogEnd, LogIdentity, LogOptions, Reading, RecordKind, RecordSpec, TxnRef, find_end,
+        find_end_and_read, segment,
+    };
     use hamal_disk::{Disk, MemDisk, OpenMode};
     use hamal_page::{DbId, RmId};
     use hamal_trace::Trace;
@@ -362,5 +384,41 @@ mod tests {
             files.forget_below(Log::FIRST.0);
             assert!(!files.chunks.is_empty());
         }
+    }
+
+    /// The checksum of a group counts for its records as long as the bytes that it was compared with are in memory, and not
+    /// for what is read again.
+    #[test]
+    fn what_is_read_again_is_checked_again() {
+        let disk = MemDisk::new();
+        disk.create_dir(segment::DIR).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let id = LogIdentity { db: DbId([1; 16]), timeline: 1 };
+        let o = LogOptions::default();
+        let log = Log::create(disk.clone(), o, id, Log::FIRST, Arc::default(), Trace::silent()).unwrap();
+        let undo = [7; 3000];
+        let (kind, rm, txn, prev) = (RecordKind::Commit, RmId(0), TxnRef::First, Lsn::NULL);
+        let spec = RecordSpec { kind, rm, txn, prev, blocks: &[], undo: &undo };
+        let mut lsns = Vec::new();
+        for i in 0..2000 {
+            lsns.push(log.append(&spec, &mut log.credit(4000, false).unwrap()).unwrap().lsn);
+            if i % 100 == 0 {
+                log.flush_pending().unwrap();
+            }
+        }
+        log.flush_pending().unwrap();
+        let reading = Reading { memory: 64 << 20, ahead: false };
+        let (_, mut reader) = find_end_and_read(&disk, id, Log::FIRST, Lsn::NULL, reading).unwrap();
+        let damaged = lsns[3];
+        let segment = reader.segments()[0].clone();
+        let file = disk.open(&segment.name, OpenMode::default()).unwrap();
+        file.write_at(segment.offset(damaged.0) + 1000, &[8]).unwrap();
+        assert_eq!(reader.view(damaged).unwrap().unwrap().undo().unwrap(), undo);
+        for lsn in &lsns[10..] {
+            assert_eq!(reader.view(*lsn).unwrap().unwrap().lsn, *lsn);
+        }
+        reader.jump_about();
+        let e = reader.view(damaged).map(|r| r.map(|r| r.lsn)).unwrap_err();
+        assert_eq!((e.kind(), e.lsn()), (ErrorKind::LogCorrupt, Some(damaged)));
     }
 }

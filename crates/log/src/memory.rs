@@ -4,26 +4,41 @@ use hamal_disk::AlignedBuf;
 use hamal_page::Lsn;
 use std::sync::Arc;
 
-/// The chunks of one segment.
+/// A chunk of the log, or the part of it that counts.
 #[derive(Clone, Debug)]
-pub(crate) struct Part {
-    /// LSN of the first byte of the first chunk.
+pub(crate) struct Piece {
+    /// LSN of its first byte.
     pub(crate) first: u64,
     pub(crate) end: u64,
-    /// All but the last have `chunk` bytes.
-    pub(crate) chunks: Vec<Arc<AlignedBuf>>,
+    /// May be longer than what was read into it.
+    pub(crate) bytes: Arc<AlignedBuf>,
 }
 
 /// Records of the log in memory. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LogMemory {
-    parts: Arc<[Part]>,
-    chunk: u64,
+    /// One after another, without a gap.
+    pieces: Arc<[Piece]>,
+    /// For each stretch of so many LSNs, from the first piece on, the piece that holds its first LSN. Redo looks records up by
+    /// the million, and no piece is much shorter than a stretch but the last of each segment.
+    stretches: Arc<[u32]>,
+    shift: u32,
 }
 
 impl LogMemory {
-    pub(crate) fn new(parts: Vec<Part>, chunk: u64) -> LogMemory {
-        LogMemory { parts: parts.into(), chunk }
+    /// Of pieces that are about `length` bytes long, most of them.
+    pub(crate) fn new(pieces: Vec<Piece>, length: u64) -> LogMemory {
+        let shift = length.max(1).ilog2();
+        let (first, end) = pieces.first().zip(pieces.last()).map_or((0, 0), |(f, l)| (f.first, l.end));
+        let mut stretches = Vec::new();
+        let mut at = 0;
+        for lsn in (first..end).step_by(1 << shift) {
+            while pieces[at].end <= lsn {
+                at += 1;
+            }
+            stretches.push(at as u32);
+        }
+        LogMemory { pieces: pieces.into(), stretches: stretches.into(), shift }
     }
 
     /// The record at `lsn`, which was read and checked before; `None` if there is none. `scratch` holds it if it lies in
@@ -63,14 +78,12 @@ impl LogMemory {
     }
 
     /// The bytes from `lsn` on that lie in one chunk.
+    #[inline]
     fn piece(&self, lsn: u64) -> Option<&[u8]> {
-        let i = self.parts.partition_point(|p| p.first <= lsn).checked_sub(1)?;
-        let part = &self.parts[i];
-        let at = lsn - part.first;
-        let chunk = part.chunks.get((at / self.chunk) as usize).filter(|_| lsn < part.end)?;
-        let at = (at % self.chunk) as usize;
-        // A buffer may be longer than what was read into it.
-        chunk.get(at..chunk.len().min(at.saturating_add((part.end - lsn) as usize)))
+        let stretch = lsn.checked_sub(self.pieces.first()?.first)? >> self.shift;
+        let mut pieces = self.pieces.get(*self.stretches.get(stretch as usize)? as usize..)?.iter();
+        let piece = pieces.find(|p| lsn < p.end)?;
+        piece.bytes.get((lsn - piece.first) as usize..(piece.end - piece.first) as usize)
     }
 
     fn gather(&self, lsn: u64, out: &mut [u8]) -> Option<()> {
@@ -82,5 +95,44 @@ impl LogMemory {
             done += n;
         }
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pieces of all lengths, around those of the stretches.
+    #[test]
+    fn every_byte_is_found() {
+        let lengths = [64, 64, 10, 64, 1, 1, 1, 64, 200, 64, 3];
+        let mut at = 1000;
+        let pieces: Vec<Piece> = lengths
+            .into_iter()
+            .map(|len| {
+                let mut bytes = AlignedBuf::new(256);
+                bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (at + i as u64) as u8);
+                let piece = Piece { first: at, end: at + len, bytes: Arc::new(bytes) };
+                at += len;
+                piece
+            })
+            .collect();
+        for length in [1, 16, 64, 100, 4096] {
+            let memory = LogMemory::new(pieces.clone(), length);
+            for lsn in 1000..at {
+                let piece = memory.piece(lsn).unwrap();
+                assert_eq!(piece[0], lsn as u8);
+                let end = pieces.iter().find(|p| lsn < p.end).unwrap().end;
+                assert_eq!(piece.len() as u64, end - lsn);
+            }
+            assert!(
+                memory.piece(999).is_none() && memory.piece(at).is_none() && memory.piece(u64::MAX).is_none()
+            );
+            let mut all = vec![0; (at - 1000) as usize];
+            memory.gather(1000, &mut all).unwrap();
+            assert!(all.iter().enumerate().all(|(i, b)| *b == (1000 + i) as u8));
+            assert!(memory.gather(1001, &mut all).is_none());
+        }
+        assert!(LogMemory::new(Vec::new(), 64).piece(0).is_none());
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::ProgressFn;
 use crate::restart::step;
-use crate::table::IdMap;
+use crate::table::{IdMap, Numbers};
 use hamal_checkpoint::{CheckpointData, CheckpointEnd, Chunk, Control};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{BlockView, LogReader, RecordKind, RecordView, Whole};
@@ -16,6 +16,7 @@ use hamal_page::{Lsn, PageId, TxnId};
 use hamal_trace::{Event, Phase, SkipReason, Trace};
 use hamal_txn::AttEntry;
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 /// What redo has to do for one page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,8 +25,8 @@ pub struct PageRedo {
     pub rec: Lsn,
     /// The newest whole-page record in [R, end], and what it is.
     pub whole: Option<(Lsn, Whole)>,
-    /// Records that name the page in [R, end], from the newest whole-page record on.
-    pub records: Vec<Lsn>,
+    /// Where [`Analysis::records`] has the records that name the page in [R, end], from the newest whole-page record on.
+    records: Range<usize>,
     /// Bytes of these records in the log: what redo will have in memory at once.
     pub bytes: u64,
     /// The pageLSN that the page has after all of them; null if it is free then.
@@ -39,6 +40,8 @@ pub struct PageRedo {
 pub struct Analysis {
     /// Every page named in [R, end].
     pub pages: BTreeMap<PageId, PageRedo>,
+    /// The records of all of them: page by page, and of each page in the order of the log.
+    lsns: Vec<Lsn>,
     /// Transactions that had not ended, as of the end of the log.
     pub losers: Vec<AttEntry>,
     /// Records read.
@@ -48,6 +51,10 @@ pub struct Analysis {
 }
 
 impl Analysis {
+    /// The records that name the page in [R, end], from the newest whole-page record on.
+    pub fn records(&self, page: &PageRedo) -> &[Lsn] {
+        &self.lsns[page.records.clone()]
+    }
     /// Pages that redo has to look at.
     pub fn dirty_pages(&self) -> u64 {
         self.pages.values().filter(|p| !p.rec.is_null()).count() as u64
@@ -149,12 +156,116 @@ fn is_last(reader: &mut LogReader, at: Lsn, end: Lsn) -> Result<bool> {
     Ok(reader.read(r.end)?.is_none_or(|next| next.lsn >= end))
 }
 
+/// Of a page, what every record that names it changes: small, because they come in any order of pages.
+#[derive(Clone, Copy, Default)]
+struct SoFar {
+    rec: Lsn,
+    last: Lsn,
+    bytes: u64,
+    /// Entries of the list before this one are superseded.
+    from: usize,
+    /// Entries from there on.
+    count: usize,
+}
+
+/// The rest.
+struct Seldom {
+    page: PageId,
+    whole: Option<(Lsn, Whole)>,
+    superseded: u64,
+}
+
+/// The pages that were named, and by which records: one list in the order of the log, which is sorted by page at the end. (A
+/// list of its own for each page would be made longer again and again, all over the memory.)
+#[derive(Default)]
+struct Pages {
+    numbers: Numbers,
+    so_far: Vec<SoFar>,
+    seldom: Vec<Seldom>,
+    /// For each naming of a page by a record: the page's number, and the record.
+    named: Vec<u32>,
+    by: Vec<Lsn>,
+}
+
+impl Pages {
+    fn number(&mut self, page: PageId) -> u32 {
+        let number = self.numbers.slot(page);
+        if *number == 0 {
+            self.seldom.push(Seldom { page, whole: None, superseded: 0 });
+            self.so_far.push(SoFar::default());
+            *number = self.so_far.len() as u32;
+        }
+        *number - 1
+    }
+
+    /// Notes that a record names a page.
+    fn note(&mut self, r: &RecordView<'_>, b: &BlockView<'_>, begin: Lsn, trace: &Trace) {
+        let (page, whole) = (b.page, b.whole);
+        let number = self.number(page);
+        let p = &mut self.so_far[number as usize];
+        if whole != Whole::No {
+            // Whole-page records supersede what came before, wherever recLSN points (T42).
+            if trace.is_on() {
+                let before = self.named.iter().zip(&self.by).skip(p.from).filter(|(n, _)| **n == number);
+                for (_, lsn) in before {
+                    let (lsn, why) = (*lsn, SkipReason::OlderThanImage);
+                    trace.emit(|| Event::RedoSkip { lsn, page, why, rec_lsn: p.rec, page_lsn: Lsn::NULL });
+                }
+            }
+            let seldom = &mut self.seldom[number as usize];
+            seldom.superseded += p.count as u64;
+            seldom.whole = Some((r.lsn, whole));
+            (p.from, p.count, p.bytes) = (self.named.len(), 0, 0);
+        }
+        self.named.push(number);
+        self.by.push(r.lsn);
+        p.count += 1;
+        p.last = match whole {
+            Whole::No | Whole::Init => r.lsn,
+            Whole::Image => b.former,
+            Whole::Free => Lsn::NULL,
+        };
+        p.bytes += r.len() as u64;
+        if r.lsn >= begin && p.rec.is_null() {
+            p.rec = r.lsn;
+            trace.emit(|| Event::DptAdd { page, rec_lsn: r.lsn, lowered: false });
+        }
+    }
+
+    /// The pages by id, and the records of all of them, page by page.
+    fn sorted(self) -> (BTreeMap<PageId, PageRedo>, Vec<Lsn>) {
+        let mut order: Vec<usize> = (0..self.seldom.len()).collect();
+        order.sort_unstable_by_key(|n| self.seldom[*n].page);
+        // For each page: which of its entries count, and where the next of them goes.
+        let mut places = vec![(0, 0); order.len()];
+        let mut total = 0;
+        let page = |n: usize| {
+            let (Seldom { page, whole, superseded }, SoFar { rec, last, bytes, from, count }) =
+                (&self.seldom[n], self.so_far[n]);
+            let records = total..total + count;
+            places[n] = (from, total);
+            total += count;
+            (*page, PageRedo { rec, whole: *whole, records, bytes, last, superseded: *superseded })
+        };
+        let pages = order.into_iter().map(page).collect();
+        let mut lsns = vec![Lsn::NULL; total];
+        for (i, (number, lsn)) in self.named.iter().zip(&self.by).enumerate() {
+            let (from, next) = &mut places[*number as usize];
+            if i >= *from {
+                lsns[*next] = *lsn;
+                *next += 1;
+            }
+        }
+        (pages, lsns)
+    }
+}
+
 /// The pass forward: what is known so far.
 struct Pass<'a> {
     from: Lsn,
     begin: Lsn,
     trace: &'a Trace,
-    pages: IdMap<PageId, PageRedo>,
+    pages: Pages,
     table: TransactionTable,
     /// The checkpoint's tables, as far as they were read.
     tables: CheckpointData,
@@ -170,7 +281,7 @@ impl<'a> Pass<'a> {
             from: Lsn::NULL,
             begin: Lsn::NULL,
             trace,
-            pages: IdMap::default(),
+            pages: Pages::default(),
             table: TransactionTable::default(),
             tables: CheckpointData::default(),
             complete: None,
@@ -190,7 +301,7 @@ impl<'a> Pass<'a> {
                 r.lsn < self.begin && b.whole == Whole::Image && mutants::is(Mutant::ImagesFromBegin)
                     || b.whole == Whole::Free && mutants::is(Mutant::FreedPageRedone);
             if !unseen {
-                note_block(self.pages.entry(b.page).or_default(), r, &b, self.begin, self.trace);
+                self.pages.note(r, &b, self.begin, self.trace);
             }
         }
         if r.lsn < self.begin {
@@ -235,7 +346,8 @@ impl<'a> Pass<'a> {
             self.table.merge(entry, self.trace);
         }
         for (page, rec) in std::mem::take(&mut self.tables.dpt) {
-            let p = self.pages.entry(page).or_default();
+            let number = self.pages.number(page);
+            let p = &mut self.pages.so_far[number as usize];
             let lowered = !p.rec.is_null();
             if !lowered || rec < p.rec && !mutants::is(Mutant::DptEntryIgnored) {
                 p.rec = rec;
@@ -254,9 +366,9 @@ impl<'a> Pass<'a> {
         }
         let mut losers: Vec<AttEntry> = self.table.live.into_values().collect();
         losers.sort_by_key(|e| e.txn);
-        let pages = self.pages.into_iter().collect();
+        let (pages, lsns) = self.pages.sorted();
         let (records, needs_checkpoint) = (self.records, self.needs_checkpoint);
-        let a = Analysis { pages, losers, records, needs_checkpoint };
+        let a = Analysis { pages, lsns, losers, records, needs_checkpoint };
         let losers: Vec<TxnId> = a.losers.iter().map(|e| e.txn).collect();
         let (trace, redo) = (self.trace, self.from);
         let recs = || a.pages.values().map(|p| p.rec).filter(|rec| !rec.is_null());
@@ -281,33 +393,6 @@ fn trace_record(r: &RecordView<'_>, trace: &Trace) {
     let pages: Vec<PageId> = r.blocks().flatten().map(|b| b.page).collect();
     let (lsn, end, kind, txn, prev) = (r.lsn, r.end, r.kind.name(), r.txn, r.prev);
     trace.emit(|| Event::AnalysisRecord { lsn, end, kind, txn, prev, pages: &pages });
-}
-
-/// Notes that a record names a page.
-fn note_block(p: &mut PageRedo, r: &RecordView<'_>, b: &BlockView<'_>, begin: Lsn, trace: &Trace) {
-    let (page, whole) = (b.page, b.whole);
-    if whole != Whole::No {
-        // Whole-page records supersede what came before, wherever recLSN points (T42).
-        for lsn in &p.records {
-            let (lsn, why) = (*lsn, SkipReason::OlderThanImage);
-            trace.emit(|| Event::RedoSkip { lsn, page, why, rec_lsn: p.rec, page_lsn: Lsn::NULL });
-        }
-        p.superseded += p.records.len() as u64;
-        p.records.clear();
-        p.bytes = 0;
-        p.whole = Some((r.lsn, whole));
-    }
-    p.records.push(r.lsn);
-    p.last = match whole {
-        Whole::No | Whole::Init => r.lsn,
-        Whole::Image => b.former,
-        Whole::Free => Lsn::NULL,
-    };
-    p.bytes += r.len() as u64;
-    if r.lsn >= begin && p.rec.is_null() {
-        p.rec = r.lsn;
-        trace.emit(|| Event::DptAdd { page, rec_lsn: r.lsn, lowered: false });
-    }
 }
 
 fn incomplete(lsn: Lsn) -> Error {

@@ -14,17 +14,30 @@
 
 use crate::records::Records;
 use crate::restart::step;
-use crate::workers::Crew;
+use crate::workers::{Crew, stored_beyond};
 use crate::{Analysis, PageRedo, ProgressFn, RecoveryReport, RestartContext, Skipped};
 use hamal_buffer::{Pool, RedoPage};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{BlockView, LogReader, RecordView, Whole};
 use hamal_mutants::{self as mutants, Mutant};
-use hamal_page::{Lsn, PageId, header};
+use hamal_page::{Lsn, PageId};
 use hamal_trace::{Event, Phase, SkipReason, Trace};
 
 /// A page and what redo has to do for it.
-pub(crate) type Todo<'a> = (PageId, &'a PageRedo);
+#[derive(Clone, Copy)]
+pub(crate) struct Todo<'a> {
+    pub(crate) page: PageId,
+    pub(crate) redo: &'a PageRedo,
+    /// Its records.
+    pub(crate) records: &'a [Lsn],
+}
+
+impl Analysis {
+    /// The pages and what redo has to do for each, ascending.
+    fn todo(&self) -> impl Iterator<Item = Todo<'_>> {
+        self.pages.iter().map(|(page, redo)| Todo { page: *page, redo, records: self.records(redo) })
+    }
+}
 
 /// Redoes every page of the analysis.
 ///
@@ -43,9 +56,8 @@ pub fn redo(
         pool.grow_to(last.0.saturating_add(1))?;
     }
     let rules = Rules { pool: &pool, trace: &ctx.trace, end: ctx.end.end, bypass: ctx.bypass };
-    prove_log_not_behind(rules, analysis)?;
-    prove_by_rebuilt_pages(rules, analysis)?;
-    let todo: Vec<Todo<'_>> = analysis.pages.iter().map(|(page, todo)| (*page, todo)).collect();
+    prove_log_not_behind(rules, ctx.redo_threads(), analysis)?;
+    let todo: Vec<Todo<'_>> = analysis.todo().collect();
     let report_every = if ctx.every(1, REPORT) { 1 } else { REPORT };
     let mut crew = Crew::new(rules, ctx.redo_threads(), report_every as usize, todo.len());
     let log_bytes = ctx.end.end.0.saturating_sub(ctx.control.redo.0);
@@ -88,16 +100,16 @@ fn in_batches(
     while !rest.is_empty() {
         // One page alone may be larger than the memory; it is a batch of its own.
         let mut bytes = 0;
-        let mut fits = |&(_, todo): &Todo<'_>| {
+        let mut fits = |todo: &Todo<'_>| {
             if rules.reads_records(todo) {
-                bytes += todo.bytes + RECORD_MEMORY * todo.records.len() as u64;
+                bytes += todo.redo.bytes + RECORD_MEMORY * todo.records.len() as u64;
             }
             bytes <= memory
         };
         let n = rest.iter().take_while(|t| fits(t)).count().max(1);
         let (batch, later) = rest.split_at(n);
-        let wanted = batch.iter().filter(|(_, todo)| rules.reads_records(todo));
-        let wanted = wanted.flat_map(|(_, todo)| todo.records.iter().copied()).collect();
+        let wanted = batch.iter().filter(|todo| rules.reads_records(todo));
+        let wanted = wanted.flat_map(|todo| todo.records.iter().copied()).collect();
         let records = Records::collect(reader, wanted)?;
         crew.redo(batch, &records, progress)?;
         rest = later;
@@ -139,23 +151,23 @@ pub(crate) struct Rules<'a> {
 
 impl Rules<'_> {
     /// Whether redo of the page looks at any record.
-    fn reads_records(&self, todo: &PageRedo) -> bool {
-        !(todo.rec.is_null() && self.bypass || matches!(todo.whole, Some((_, Whole::Free))))
+    fn reads_records(&self, todo: &Todo<'_>) -> bool {
+        !(todo.redo.rec.is_null() && self.bypass || matches!(todo.redo.whole, Some((_, Whole::Free))))
     }
 
     /// Whether redo of the page begins with the version on disk.
-    pub(crate) fn reads_page(&self, todo: &PageRedo) -> bool {
-        todo.whole.is_none() && !self.late(todo).is_empty()
+    pub(crate) fn reads_page(&self, todo: &Todo<'_>) -> bool {
+        todo.redo.whole.is_none() && !self.late(todo).is_empty()
     }
 
     /// The recLSN that counts. Without a way past the operating system's cache, what was read may not be on the device:
     /// everything named is treated as dirty whatever its pageLSN says, so that it is written and synced again (T4).
-    fn rec(&self, todo: &PageRedo) -> Lsn {
-        if self.bypass { todo.rec } else { todo.records.first().copied().unwrap_or(todo.rec) }
+    fn rec(&self, todo: &Todo<'_>) -> Lsn {
+        if self.bypass { todo.redo.rec } else { todo.records.first().copied().unwrap_or(todo.redo.rec) }
     }
 
     /// The page's records from recLSN on; none if it is in no table.
-    fn late<'t>(&self, todo: &'t PageRedo) -> &'t [Lsn] {
+    fn late<'t>(&self, todo: &Todo<'t>) -> &'t [Lsn] {
         let rec = self.rec(todo);
         if rec.is_null() {
             return &[];
@@ -179,15 +191,16 @@ impl<'a> Redoer<'a> {
     }
 
     /// Redoes one page.
-    pub(crate) fn redo_page(&mut self, (page, todo): Todo<'_>) -> Result<()> {
+    pub(crate) fn redo_page(&mut self, todo: &Todo<'_>) -> Result<()> {
         let Rules { pool, trace, bypass, .. } = self.rules;
-        self.tally.skipped.add(SkipReason::OlderThanImage, todo.superseded);
-        if todo.rec.is_null() && bypass {
-            self.skip_all(page, todo, SkipReason::PageNotInDpt);
+        let page = todo.page;
+        self.tally.skipped.add(SkipReason::OlderThanImage, todo.redo.superseded);
+        if todo.redo.rec.is_null() && bypass {
+            self.skip_all(todo, SkipReason::PageNotInDpt);
             return Ok(());
         }
-        match todo.whole {
-            Some((_, Whole::Free)) => self.skip_all(page, todo, SkipReason::PageFreed),
+        match todo.redo.whole {
+            Some((_, Whole::Free)) => self.skip_all(todo, SkipReason::PageFreed),
             Some((lsn, _)) => {
                 let mut target = pool.redo_page(page, false)?;
                 self.tally.pages_rebuilt += 1;
@@ -195,24 +208,27 @@ impl<'a> Redoer<'a> {
                 for some in todo.records.chunks(WARM) {
                     self.records.warm(some);
                     for &lsn in some {
-                        self.apply(&mut target, page, lsn)?;
+                        let found = find(self.records, page, lsn, &mut self.scratch)?;
+                        apply(&mut target, found, trace)?;
                     }
+                    self.tally.redone += some.len() as u64;
                 }
                 let next = todo.records.get(1).copied().filter(|_| mutants::is(Mutant::RebuiltPageDirtyLate));
                 // T42: the page's own version on disk may be torn, so the log is needed from the whole-page record on.
                 target.set_dirty(next.unwrap_or(lsn));
             }
-            None => self.redo_onto_disk_version(page, todo)?,
+            None => self.redo_onto_disk_version(todo)?,
         }
         if !todo.records.is_empty() {
             // What is in memory now, or what the disk must hold if nothing had to be done (VER-3).
-            pool.versions().set(page, todo.last);
+            pool.versions().set(page, todo.redo.last);
         }
         Ok(())
     }
 
     /// Redo of a page without a whole-page record in the log: onto the version on disk.
-    fn redo_onto_disk_version(&mut self, page: PageId, todo: &PageRedo) -> Result<()> {
+    fn redo_onto_disk_version(&mut self, todo: &Todo<'_>) -> Result<()> {
+        let (page, last) = (todo.page, todo.redo.last);
         let (rec, late) = (self.rules.rec(todo), self.rules.late(todo));
         for &lsn in &todo.records[..todo.records.len() - late.len()] {
             self.note_skip(lsn, page, SkipReason::LsnBelowRecLsn, rec, Lsn::NULL);
@@ -234,18 +250,20 @@ impl<'a> Redoer<'a> {
             }
             // The record says which version of the page it was made on. Another one means that a write was lost (T32): the
             // log may reach back to a whole-page record before the redo point.
-            let former = find(self.records, page, lsn, &mut self.scratch)?.1.former;
+            let found = find(self.records, page, lsn, &mut self.scratch)?;
+            let former = found.1.former;
             if former != page_lsn && !mutants::is(Mutant::LostWriteUnnoticed) {
-                target.rebuild(todo.last, &format!("the log goes on from {former} at {lsn}"))?;
+                target.rebuild(last, &format!("the log goes on from {former} at {lsn}"))?;
                 self.tally.pages_rebuilt += 1;
                 return Ok(());
             }
-            self.apply(&mut target, page, lsn)?;
+            apply(&mut target, found, self.rules.trace)?;
+            self.tally.redone += 1;
             first_applied.get_or_insert(lsn);
         }
         let page_lsn = target.page_lsn();
-        if page_lsn != todo.last && page_lsn < self.rules.end && !mutants::is(Mutant::LostWriteUnnoticed) {
-            target.rebuild(todo.last, &format!("its last record is {}", todo.last))?;
+        if page_lsn != last && page_lsn < self.rules.end && !mutants::is(Mutant::LostWriteUnnoticed) {
+            target.rebuild(last, &format!("its last record is {last}"))?;
             self.tally.pages_rebuilt += 1;
             return Ok(());
         }
@@ -257,19 +275,9 @@ impl<'a> Redoer<'a> {
         Ok(())
     }
 
-    /// Applies the record at `lsn` to the page.
-    fn apply(&mut self, target: &mut RedoPage<'_>, page: PageId, lsn: Lsn) -> Result<()> {
-        let (r, b) = find(self.records, page, lsn, &mut self.scratch)?;
-        let before = target.page_lsn();
-        target.apply(r.lsn, r.txn, r.rm, b.op, b.whole, b.payload)?;
-        self.tally.redone += 1;
-        self.rules.trace.emit(|| Event::RedoApply { lsn, page, page_lsn_before: before });
-        Ok(())
-    }
-
-    fn skip_all(&mut self, page: PageId, todo: &PageRedo, why: SkipReason) {
-        for &lsn in &todo.records {
-            self.note_skip(lsn, page, why, todo.rec, Lsn::NULL);
+    fn skip_all(&mut self, todo: &Todo<'_>, why: SkipReason) {
+        for &lsn in todo.records {
+            self.note_skip(lsn, todo.page, why, todo.redo.rec, Lsn::NULL);
         }
     }
 
@@ -279,13 +287,19 @@ impl<'a> Redoer<'a> {
     }
 }
 
+/// A record and the block of it that names the page in hand.
+type Found<'r> = (RecordView<'r>, BlockView<'r>);
+
+/// Applies a record to its page.
+fn apply(target: &mut RedoPage<'_>, (r, b): Found<'_>, trace: &Trace) -> Result<()> {
+    let (lsn, before) = (r.lsn, target.page_lsn());
+    target.apply(lsn, r.txn, r.rm, b.op, b.whole, b.payload)?;
+    trace.emit(|| Event::RedoApply { lsn, page: b.page, page_lsn_before: before });
+    Ok(())
+}
+
 /// The record at `lsn`, and the block of it that names the page.
-fn find<'r>(
-    records: &'r Records,
-    page: PageId,
-    lsn: Lsn,
-    scratch: &'r mut Vec<u8>,
-) -> Result<(RecordView<'r>, BlockView<'r>)> {
+fn find<'r>(records: &'r Records, page: PageId, lsn: Lsn, scratch: &'r mut Vec<u8>) -> Result<Found<'r>> {
     let wrong = |m: &str| Error::internal(format!("REC-3: {m}")).with_lsn(lsn).with_page(page);
     let record = records.get(lsn, scratch).ok_or_else(|| wrong("a record was not collected for its page"))?;
     let block = record.blocks().flatten().find(|b| b.page == page);
@@ -295,30 +309,16 @@ fn find<'r>(
 
 /// Nothing may be appended before every page has been looked at that is dirty, or that redo reads: a pageLSN at or beyond the end
 /// proves that the log was longer (T7). With a pool that holds all of them, redo itself reads them before anything is
-/// evicted; otherwise they are read once before.
-fn prove_log_not_behind(rules: Rules<'_>, analysis: &Analysis) -> Result<()> {
-    let pool = rules.pool;
-    if analysis.pages.len() <= pool.options().frames / 2 || mutants::is(Mutant::LogBehindUnnoticed) {
-        return Ok(());
-    }
-    let looked_at = |todo: &PageRedo| todo.whole.is_none() && !todo.rec.is_null() || rules.reads_page(todo);
-    for (&page, _) in analysis.pages.iter().filter(|(_, todo)| looked_at(todo)) {
-        let p = pool.redo_page(page, true)?;
-        let page_lsn = header::page_lsn(&p);
-        drop(p);
-        if page_lsn >= rules.end {
-            return Err(behind(page, page_lsn));
-        }
-    }
-    Ok(())
-}
-
-/// Pages that are rebuilt from the log need no version on disk, and are written over: so theirs is looked at before, too
-/// (REC-15). Else a data file put back beside an older log and control file could go unnoticed.
-fn prove_by_rebuilt_pages(rules: Rules<'_>, analysis: &Analysis) -> Result<()> {
-    let rebuilt = analysis.pages.iter().filter(|(_, todo)| todo.whole.is_some());
-    let ids: Vec<PageId> = rebuilt.map(|(&page, _)| page).collect();
-    match rules.pool.stored_beyond(&ids, rules.end) {
+/// evicted; otherwise their stored versions are looked at before. Pages that are rebuilt from the log need no version on disk, and
+/// are written over: so theirs is looked at before in any case (REC-15). Else a data file put back beside an older log and
+/// control file could go unnoticed.
+fn prove_log_not_behind(rules: Rules<'_>, threads: usize, analysis: &Analysis) -> Result<()> {
+    let frames = rules.pool.options().frames;
+    let all_fit = analysis.pages.len() <= frames - frames / 8;
+    let dirty = |t: &Todo<'_>| !t.redo.rec.is_null() || rules.reads_page(t);
+    let asked = analysis.todo().filter(|t| t.redo.whole.is_some() || !all_fit && dirty(t));
+    let ids: Vec<PageId> = asked.map(|t| t.page).collect();
+    match stored_beyond(rules, threads, &ids, rules.end)? {
         Some((page, lsn)) if !mutants::is(Mutant::LogBehindUnnoticed) => Err(behind(page, lsn)),
         _ => Ok(()),
     }

@@ -70,7 +70,7 @@ pub(crate) fn step(progress: &mut ProgressFn<'_>, phase: Phase, done: u64, total
 /// that redo itself says so. Of the other pages the table speaks that was read with the control file.
 fn expect_versions(ctx: &RestartContext<'_>, analysis: &Analysis, clean: bool) {
     let versions = ctx.txns.pool().versions();
-    for (&page, todo) in analysis.pages.iter().filter(|(_, todo)| !todo.records.is_empty()) {
+    for (&page, todo) in analysis.pages.iter().filter(|(_, todo)| !analysis.records(todo).is_empty()) {
         let untouched = todo.rec.is_null() && (ctx.bypass || clean);
         versions.set(page, if untouched { todo.last } else { Lsn::NULL });
     }

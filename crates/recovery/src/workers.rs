@@ -12,7 +12,7 @@ use crate::records::Records;
 use crate::redo::{Redoer, Rules, Tally, Todo};
 use crate::restart::step;
 use hamal_error::{Error, ErrorKind, Result};
-use hamal_page::PageId;
+use hamal_page::{Lsn, PageId};
 use hamal_trace::Phase;
 use parking_lot::{Condvar, Mutex};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -111,9 +111,13 @@ impl<'a> Crew<'a> {
                 .collect();
             let mut report = |at: usize| step(progress, Phase::Redo, (done + at) as u64, total as u64);
             outcomes.push(shared.work(rules, records, &mut report));
-            outcomes.extend(helpers.into_iter().map(|h| h.join().unwrap_or_else(|p| panicked(rules, 0, p))));
+            outcomes.extend(
+                helpers.into_iter().map(|h| h.join().unwrap_or_else(|p| failed(0, panicked(rules, p)))),
+            );
             shared.stop();
-            outcomes.extend(readers.into_iter().map(|r| r.join().unwrap_or_else(|p| panicked(rules, 0, p))));
+            outcomes.extend(
+                readers.into_iter().map(|r| r.join().unwrap_or_else(|p| failed(0, panicked(rules, p)))),
+            );
         });
         self.batches += 1;
         self.done += todo.len();
@@ -126,12 +130,61 @@ impl<'a> Crew<'a> {
 }
 
 /// A panic is a bug. Nobody may go on with what the thread had in its hands.
-fn panicked(rules: Rules<'_>, at: usize, panic: Box<dyn std::any::Any + Send>) -> Outcome {
+fn panicked(rules: Rules<'_>, panic: Box<dyn std::any::Any + Send>) -> Error {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
     let e = Error::internal(format!("a thread panicked in redo: {text}"));
     rules.pool.log().poison(e.clone());
+    e
+}
+
+/// What a thread ended with that panicked in block `at`.
+fn failed(at: usize, e: Error) -> Outcome {
     (Tally::default(), Some((at, e)))
+}
+
+/// Pages whose stored versions one thread looks at at once.
+const LOOK: usize = 64;
+
+/// The first of `ids` (ascending) whose version on disk proves that the log was longer ([`Pool::stored_beyond`](hamal_buffer::Pool::stored_beyond)).
+/// As many threads as read ahead look at them, if redo may use more than one: this is waiting for the device.
+///
+/// # Errors
+/// A panic of a thread is an `Internal` error, and poisons.
+pub(crate) fn stored_beyond(
+    rules: Rules<'_>,
+    threads: usize,
+    ids: &[PageId],
+    end: Lsn,
+) -> Result<Option<(PageId, Lsn)>> {
+    // Blocks are taken in order, and one that was begun is ended: so the lowest page is found, whoever is first.
+    let (next, found) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let look = || {
+        let body = AssertUnwindSafe(|| {
+            if ids.len() < WORTH_READING_AHEAD {
+                return rules.pool.stored_beyond(ids, end);
+            }
+            while !found.load(SeqCst) {
+                let block = ids.chunks(LOOK).nth(next.fetch_add(1, SeqCst))?;
+                let beyond = rules.pool.stored_beyond(block, end);
+                if beyond.is_some() {
+                    found.store(true, SeqCst);
+                    return beyond;
+                }
+            }
+            None
+        });
+        catch_unwind(body).map_err(|p| panicked(rules, p))
+    };
+    let more = if threads < 2 { 0 } else { READERS.min(ids.len() / LOOK).saturating_sub(1) };
+    let all: Vec<_> = thread::scope(|s| {
+        let start = |i: usize| thread::Builder::new().name(format!("hamal-look-{i}")).spawn_scoped(s, look);
+        let others: Vec<_> = (0..more).filter_map(|i| start(i).ok()).collect();
+        let mine = look();
+        let join = |h: thread::ScopedJoinHandle<'_, _>| h.join().unwrap_or_else(|p| Err(panicked(rules, p)));
+        others.into_iter().map(join).chain([mine]).collect()
+    });
+    Ok(all.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().min())
 }
 
 impl<'a> Shared<'a> {
@@ -156,7 +209,7 @@ impl<'a> Shared<'a> {
             return 0;
         }
         let pages = self.blocks.iter().flat_map(|b| b.iter());
-        let to_read = pages.filter(|(_, todo)| rules.reads_page(todo)).take(WORTH_READING_AHEAD).count();
+        let to_read = pages.filter(|todo| rules.reads_page(todo)).take(WORTH_READING_AHEAD).count();
         if to_read < WORTH_READING_AHEAD { 0 } else { READERS.min(self.window / 2) }
     }
 
@@ -180,7 +233,7 @@ impl<'a> Shared<'a> {
         let done = catch_unwind(body);
         let (tally, failed) = match done {
             Ok(done) => (redoer.tally, done.err().map(|e| (at, e))),
-            Err(panic) => panicked(rules, at, panic),
+            Err(panic) => failed(at, panicked(rules, panic)),
         };
         if failed.is_some() {
             self.stop();
@@ -206,7 +259,7 @@ impl<'a> Shared<'a> {
                     report(n)?;
                     next_report = n + self.report_every;
                 }
-                redoer.redo_page(*todo)?;
+                redoer.redo_page(todo)?;
             }
         }
         Ok(())
@@ -219,7 +272,7 @@ impl<'a> Shared<'a> {
             Ok(()) => (Tally::default(), None),
             Err(panic) => {
                 // At once: others may be waiting for the pages that this thread was reading, and then meet the poison.
-                let outcome = panicked(rules, at, panic);
+                let outcome = failed(at, panicked(rules, panic));
                 self.stop();
                 outcome
             }
@@ -244,7 +297,7 @@ impl<'a> Shared<'a> {
                 continue; // too late
             }
             pages.clear();
-            pages.extend(block.iter().filter(|(_, todo)| rules.reads_page(todo)).map(|(page, _)| *page));
+            pages.extend(block.iter().filter(|todo| rules.reads_page(todo)).map(|todo| todo.page));
             rules.pool.prefetch(&pages);
         }
     }

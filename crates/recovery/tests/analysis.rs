@@ -145,7 +145,7 @@ fn winners_losers_and_dirty_pages() {
     assert_eq!(r.losers, vec![entry(b, d, d), entry(c, c, c)]);
     let rec = |p: u64| r.pages[&PageId(p)].rec;
     assert_eq!((rec(5), rec(3), rec(1), rec(8)), (a, b, c, w));
-    assert_eq!(r.pages[&PageId(5)].records, vec![a, clr, d]);
+    assert_eq!(r.records(&r.pages[&PageId(5)]), [a, clr, d]);
     assert!(r.needs_checkpoint && !r.is_clean());
 }
 
@@ -212,7 +212,7 @@ fn whole_page_records_are_found_from_the_redo_point_on() {
     let r = h.analyse().unwrap();
     let p = &r.pages[&PageId(1)];
     assert_eq!((p.rec, p.whole), (u, Some((image, Whole::Image))));
-    assert_eq!(p.records, vec![image, u, later]);
+    assert_eq!(r.records(p), [image, u, later]);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_freed_page_forgets_its_past() {
     assert_eq!(r.pages[&PageId(1)].superseded, 2);
     let init = h.whole(1, Whole::Init);
     let r = h.analyse().unwrap();
-    assert_eq!(r.pages[&PageId(1)].records, vec![init]);
+    assert_eq!(r.records(&r.pages[&PageId(1)]), [init]);
 }
 
 #[test]
