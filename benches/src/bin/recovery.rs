@@ -1,5 +1,5 @@
 //! Recovery, phase by phase: `cargo run --release -p hamal-benches --bin recovery -- [--mib N] [--threads 1,2] [--rounds N]
-//! [--cache MIB] [--work insert|update] [--dir DIR] [--made DIR]`.
+//! [--cache MIB] [--work insert|update] [--dir DIR] [--made DIR] [--targets SECONDS,... [--seconds N]]`.
 //!
 //! A child process logs so many MiB after a checkpoint and kills itself. Copies of what it left are opened, with each
 //! number of threads in turn, and the time of every phase is printed, with the raw speed of reading the same log past the
@@ -15,7 +15,8 @@ use hamal::disk::{Disk, OpenMode, PosixDisk};
 use hamal::{Builder, Database, Durability};
 use hamal_benches::{Random, fill};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 type Any<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -31,6 +32,9 @@ struct Args {
     dir: PathBuf,
     child: Option<PathBuf>,
     made: Option<PathBuf>,
+    targets: Vec<f64>,
+    target: f64,
+    seconds: f64,
 }
 
 fn args() -> Any<Args> {
@@ -43,6 +47,9 @@ fn args() -> Any<Args> {
         dir: ".".into(),
         child: None,
         made: None,
+        targets: Vec::new(),
+        target: 0.0,
+        seconds: 10.0,
     };
     let mut words = std::env::args().skip(1);
     while let Some(name) = words.next() {
@@ -55,6 +62,9 @@ fn args() -> Any<Args> {
             "--work" => a.work = value,
             "--dir" => a.dir = value.into(),
             "--made" => a.made = Some(value.into()),
+            "--targets" => a.targets = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--target" => a.target = value.parse()?,
+            "--seconds" => a.seconds = value.parse()?,
             "--child" => a.child = Some(value.into()),
             _ => return Err(format!("{name} is no option").into()),
         }
@@ -100,6 +110,92 @@ fn child(a: &Args, path: &Path) -> Any<()> {
     tx.open_or_create_tree("t")?.put(b"last", b"row")?;
     tx.commit_with(Durability::Sync)?.wait()?;
     std::process::abort();
+}
+
+fn with_target(a: &Args) -> Builder {
+    let b = Database::builder().cache_bytes(a.cache << 20).log_limit_bytes(16 << 30);
+    match a.target {
+        0.0 => b.checkpoint_log_bytes(4 << 30),
+        target => b.recovery_target(Duration::from_secs_f64(target)),
+    }
+}
+
+/// Changes rows as fast as it can, says how fast that was, and dies.
+fn child_under_load(a: &Args, path: &Path) -> Any<()> {
+    let db = with_target(a).create(path)?;
+    let keys = fill(&db, a.cache * 2000, VALUE, 1)?;
+    let stop = Instant::now() + Duration::from_secs_f64(a.seconds);
+    let begin = db.stats();
+    let done = AtomicU64::new(0);
+    std::thread::scope(|s| {
+        for thread in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            let (db, keys, done) = (&db, &keys, &done);
+            s.spawn(move || -> hamal::Result<()> {
+                let mut random = Random(thread as u64);
+                while Instant::now() < stop {
+                    let tx = db.begin_write()?;
+                    let key = &keys[random.next_u64() as usize % keys.len()];
+                    match tx.tree("t")?.put(key, random.value(VALUE)) {
+                        Err(e) if e.kind() == hamal::ErrorKind::Conflict => tx.rollback()?,
+                        put => {
+                            put?;
+                            tx.commit_with(Durability::Async)?;
+                            done.fetch_add(1, Relaxed);
+                        }
+                    }
+                }
+                Ok(())
+            });
+        }
+    });
+    let now = db.stats();
+    println!(
+        "{:>8} | {:>9.0} | {:>11.0} | {:>8} | {:>8} | {:>8.2}",
+        a.target,
+        done.into_inner() as f64 / a.seconds,
+        (now.log_tail - begin.log_tail) as f64 / MIB,
+        now.pages_written - begin.pages_written,
+        now.page_images - begin.page_images,
+        now.recovery_estimate_micros as f64 / 1e6,
+    );
+    std::process::abort();
+}
+
+fn targets(a: &Args, dir: &Path) -> Any<()> {
+    println!(
+        "target s | commits/s | MiB of log  |  written |   images | estimate | recovered MiB | redone pages read | recovery s | first durable write s | CPU s"
+    );
+    for round in 0..a.rounds * a.targets.len() {
+        let target = a.targets[round % a.targets.len()];
+        let path = dir.join("load");
+        let _ = std::fs::remove_dir_all(&path);
+        let out = std::process::Command::new(std::env::current_exe()?)
+            .args(std::env::args().skip(1))
+            .args(["--target", &target.to_string(), "--work", "target", "--child"])
+            .arg(&path)
+            .stderr(std::process::Stdio::null())
+            .output()?;
+        if out.status.success() {
+            return Err("the child should have died".into());
+        }
+        touch(a.cache << 20);
+        let cpu = cpu_seconds()?;
+        let started = Instant::now();
+        let (db, r) = builder(a).background(true).open_with_report(&path)?;
+        let opened = started.elapsed().as_secs_f64();
+        let tx = db.begin_write()?;
+        tx.open_or_create_tree("t")?.put(b"first", b"row")?;
+        tx.commit_with(Durability::Sync)?.wait()?;
+        let total = started.elapsed().as_secs_f64();
+        println!(
+            "{} | {:>13.0} | {:>17} | {opened:>10.3} | {total:>21.3} | {:>5.2}",
+            String::from_utf8_lossy(&out.stdout).trim_end(),
+            r.log_bytes as f64 / MIB,
+            r.pages_read,
+            cpu_seconds()? - cpu,
+        );
+    }
+    Ok(())
 }
 
 /// MB/s of reading the log's segments in order, 1 MiB at a time, past the cache.
@@ -160,10 +256,15 @@ fn copy(from: &Path, to: &Path) -> Any<()> {
 
 fn main() -> Any<()> {
     let a = args()?;
-    if let Some(path) = &a.child {
-        return child(&a, path);
+    match &a.child {
+        Some(path) if a.work == "target" => return child_under_load(&a, path),
+        Some(path) => return child(&a, path),
+        None => {}
     }
     let dir = tempfile::tempdir_in(&a.dir)?;
+    if !a.targets.is_empty() {
+        return targets(&a, dir.path());
+    }
     let (made, work) = (dir.path().join("made"), dir.path().join("work"));
     let made = a.made.clone().unwrap_or(made);
     let mut command = std::process::Command::new(std::env::current_exe()?);

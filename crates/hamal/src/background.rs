@@ -1,4 +1,4 @@
-//! The four background threads: cleaner, checkpointer, flusher, collector. A panic in one poisons the engine; an error that
+//! The five background threads: cleaner, checkpointer, flusher, collector, and the one that makes segments of the log. A panic in one poisons the engine; an error that
 //! is not sticky (a full device) is kept for the statistics, and the work is tried again.
 use crate::core::Core;
 use crate::{Error, ErrorKind, Result};
@@ -12,8 +12,10 @@ use std::time::Duration;
 const CLEANER_PERIOD: Duration = Duration::from_millis(20);
 const CHECKPOINTER_PERIOD: Duration = Duration::from_millis(50);
 const COLLECTOR_PERIOD: Duration = Duration::from_millis(20);
-/// How long the flusher sleeps if nobody asks for anything.
+/// How long the flusher sleeps if nobody asks for anything; and who makes segments.
 const FLUSHER_IDLE: Duration = Duration::from_secs(1);
+/// How long nobody tries to make a segment ahead after the device had no room for one: who needs it now is told.
+const SEGMENT_RETRY: Duration = Duration::from_millis(100);
 
 /// The running threads; dropping it stops and joins them.
 pub(crate) struct Background {
@@ -69,6 +71,12 @@ impl Background {
             }
             stop.sleep(Duration::ZERO)
         })?;
+        b.spawn("hamal-segments", |core, stop| {
+            core.log.wait_space_wanted(FLUSHER_IDLE);
+            let made = stop.sleep(Duration::ZERO)
+                && run(core, || Ok(core.log.make_ahead().is_ok())).unwrap_or(false);
+            stop.sleep(if made { Duration::ZERO } else { SEGMENT_RETRY })
+        })?;
         Ok(b)
     }
 
@@ -96,6 +104,7 @@ impl Drop for Background {
             while !t.is_finished() {
                 // Again and again: a call before the flusher sleeps is remembered, but only one.
                 self.core.log.wake_flusher();
+                self.core.log.wake_maker();
                 hamal_sync::thread::sleep(Duration::from_millis(1));
             }
             let _ = t.join();

@@ -6,7 +6,7 @@ use crate::options::SyncMethod;
 use crate::ring::Ring;
 use crate::segment::{self, Segment};
 use crate::slots::Slots;
-use crate::space::Credit;
+use crate::space::{Credit, Maker};
 use crate::ticket::Flusher;
 use crate::{Block, LogEnd, LogIdentity, LogOptions, LogReader, Record, RecordSpec, TxnRef, Whole, codec};
 use crossbeam_utils::CachePadded;
@@ -95,6 +95,7 @@ pub struct Log {
     pub(crate) ring_wake: Condvar,
     pub(crate) ring_waiters: AtomicUsize,
     pub(crate) flusher: Flusher,
+    pub(crate) maker: Maker,
     pub(crate) groups: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) created: AtomicU64,
@@ -180,6 +181,7 @@ impl Log {
             ring_wake: Condvar::new(),
             ring_waiters: AtomicUsize::new(0),
             flusher: Flusher::default(),
+            maker: Maker::default(),
             groups: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             created: AtomicU64::new(0),

@@ -17,7 +17,10 @@ use crate::segment::{self, Plan};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
+use hamal_sync::atomic::AtomicBool;
 use hamal_sync::atomic::Ordering::{Relaxed, SeqCst};
+use hamal_sync::time::Duration;
+use hamal_sync::{Condvar, Mutex};
 use hamal_trace::Event;
 use std::sync::Arc;
 
@@ -27,6 +30,14 @@ use std::sync::Arc;
 pub struct Credit<'l> {
     pub(crate) log: &'l Log,
     pub(crate) bytes: u64,
+}
+
+/// Where the thread that makes segments ahead sleeps.
+#[derive(Debug, Default)]
+pub(crate) struct Maker {
+    listens: AtomicBool,
+    called: Mutex<bool>,
+    wake: Condvar,
 }
 
 impl<'l> Credit<'l> {
@@ -159,6 +170,9 @@ impl Log {
     fn admit_space(&self, bytes: u64, system: bool) -> Result<()> {
         self.demand.fetch_add(bytes, SeqCst);
         if self.space_fits(self.slack()) {
+            if self.maker.listens.load(SeqCst) && !self.space_fits(self.slack() + self.ahead()) {
+                self.wake_maker();
+            }
             return Ok(());
         }
         // Out of the account while we queue: who holds the lock must not count what may never be admitted.
@@ -170,6 +184,48 @@ impl Log {
             self.demand.fetch_sub(bytes, SeqCst);
         }
         admitted
+    }
+
+    /// Bytes that a thread which makes segments ahead keeps free beyond the slack: it has the time that they last for making
+    /// the next segment, while changes that need space go on.
+    fn ahead(&self) -> u64 {
+        self.options.segment_bytes
+    }
+
+    /// Makes segments before they are needed, so that nobody who needs log space waits for one to be filled and synced (who finds none
+    /// makes it all the same). Stops at the log's limit.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Poisoned`.
+    pub fn make_ahead(&self) -> Result<()> {
+        while !self.space_fits(self.slack() + self.ahead()) {
+            let mut grow = self.grow.lock();
+            self.poison.check()?;
+            match self.grow_one(&mut grow, false) {
+                Err(e) if e.kind() == ErrorKind::LogFull => return Ok(()),
+                made => made?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Parks the thread that makes segments ahead until one is wanted, [`Log::wake_maker`] is called, or `timeout` is over.
+    pub fn wait_space_wanted(&self, timeout: Duration) {
+        // Listen, then look: who takes space takes it first and looks for a listener after. (Should it come to nothing, an admission
+        // makes the segment.)
+        self.maker.listens.store(true, SeqCst);
+        let mut called = self.maker.called.lock();
+        if !*called && self.space_fits(self.slack() + self.ahead()) {
+            self.maker.wake.wait_for(&mut called, timeout);
+        }
+        *called = false;
+        self.maker.listens.store(false, SeqCst);
+    }
+
+    /// Makes [`Log::wait_space_wanted`] return.
+    pub fn wake_maker(&self) {
+        *self.maker.called.lock() = true;
+        self.maker.wake.notify_all();
     }
 
     /// Makes segments until promises and slack fit.

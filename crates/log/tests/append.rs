@@ -248,6 +248,55 @@ fn the_limit_is_for_users_only_and_not_sticky() {
     assert_eq!(e.kind(), ErrorKind::Limit);
 }
 
+/// Who makes segments ahead is woken when less than one is left, makes one, and then nobody else has to; at the limit it makes
+/// none, and who needs space is told.
+#[test]
+fn segments_are_made_ahead() {
+    let d = disk();
+    let o = LogOptions { limit_bytes: 8 * (64 << 10), ..small() };
+    let log = create(&d, &o);
+    let made = || {
+        let s = log.stats();
+        s.segments_created + s.segments_recycled
+    };
+    let data = [1u8; 2000];
+    // On a busy machine the other thread may listen too late: then this one has to make the segment, and tries again.
+    let woken = (1..50).any(|attempt| {
+        log.make_ahead().unwrap();
+        let before = made();
+        let woken = std::thread::scope(|s| {
+            let waits = s.spawn(|| log.wait_space_wanted(std::time::Duration::from_secs(3600)));
+            std::thread::sleep(std::time::Duration::from_millis(10 * attempt));
+            while !waits.is_finished() && made() == before {
+                append(&log, &data);
+                std::thread::sleep(std::time::Duration::from_millis(attempt));
+            }
+            let woken = made() == before;
+            log.wake_maker();
+            woken
+        });
+        log.make_ahead().unwrap();
+        let ahead = made();
+        // Half a segment is there without making one.
+        for _ in 0..16 {
+            append(&log, &data);
+        }
+        assert_eq!(made(), ahead);
+        log.force(log.tail(), ForceReason::Asked).unwrap();
+        log.truncate(log.tail()).unwrap();
+        woken
+    });
+    assert!(woken, "nobody was woken");
+    let bound = Log::record_bound(&note(&data));
+    while let Ok(mut c) = log.credit(bound, false) {
+        log.append(&note(&data), &mut c).unwrap();
+    }
+    let full = made();
+    log.make_ahead().unwrap();
+    assert_eq!(made(), full);
+    assert_eq!(log.credit(bound, false).unwrap_err().kind(), ErrorKind::LogFull);
+}
+
 #[test]
 fn a_full_device_is_not_sticky_and_reserves_hold() {
     let d = disk();
