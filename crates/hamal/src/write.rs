@@ -150,14 +150,11 @@ impl WriteInner {
         let _op = self.enter()?;
         let txns = &self.shared.core.txns;
         let before = txns.mark(&self.txn);
-        f(&self.txn).map_err(|e| {
-            if matches!(e.kind(), ErrorKind::Poisoned | ErrorKind::TransactionEnded) {
-                return e;
-            }
-            match txns.rollback_to_mark(&self.txn, before) {
-                Ok(()) => self.note_failure(self.name_trees(e)),
-                Err(worse) => worse,
-            }
+        // Whatever kind the error is of: the caller's own statement may hand on one of another transaction, or of another
+        // database. Whether this one is at an end is asked there.
+        f(&self.txn).map_err(|e| match txns.rollback_to_mark(&self.txn, before) {
+            Ok(()) => self.note_failure(self.name_trees(e)),
+            Err(worse) => worse,
         })
     }
 
@@ -501,5 +498,31 @@ impl Future for CommitTicket {
     type Output = Result<()>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         Pin::new(&mut self.ticket).poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Database, Error, ErrorKind};
+    use hamal_btree::PutValue;
+
+    /// A statement of the caller's fails with an error that speaks of something else: it is undone all the same.
+    #[test]
+    fn a_statement_that_hands_on_anothers_error_is_undone() {
+        let db = Database::in_memory().unwrap();
+        let tx = db.begin_write().unwrap();
+        tx.create_tree("t").unwrap().put("a", "1").unwrap();
+        let info = tx.find("t").unwrap().unwrap();
+        for kind in [ErrorKind::TransactionEnded, ErrorKind::Poisoned, ErrorKind::NotFound] {
+            let failed = tx.run(|txn| {
+                tx.0.shared.core.btree.put(txn, info.tree, b"b", PutValue::Inline(b"2"))?;
+                Err::<(), _>(Error::new(kind, "of another one"))
+            });
+            assert_eq!(failed.unwrap_err().kind(), kind);
+            assert_eq!(tx.tree("t").unwrap().get("b").unwrap(), None, "after {kind:?}");
+        }
+        tx.commit().unwrap();
+        let tree = db.begin_read().unwrap().tree("t").unwrap();
+        assert_eq!((tree.get("a").unwrap().is_some(), tree.get("b").unwrap()), (true, None));
     }
 }
