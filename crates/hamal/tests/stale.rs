@@ -4,7 +4,7 @@ mod common;
 
 use common::{Contents, bytes, contents, small};
 use hamal::disk::{CrashModel, Disk, DiskFile, DiskLock, MemDisk, OpenMode};
-use hamal::{Database, Error, ErrorKind};
+use hamal::{Database, Error, ErrorKind, PageId};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -200,6 +200,43 @@ fn a_lost_write_before_a_crash_is_an_error_or_repaired() {
         }
     }
     assert!(changed > 20, "{changed}");
+}
+
+/// A page that was written just before a checkpoint, when another one was dirty for longer: the log names both from the redo point on,
+/// and redo does not look at the first. That the disk has it as it was before is noticed all the same (VER-3).
+#[test]
+fn an_older_version_of_a_page_that_was_clean_at_the_checkpoint_is_noticed() {
+    let disk = MemDisk::new();
+    let db = small().create_on(Arc::new(disk.clone())).unwrap();
+    let put = |tree: &str, n: u64| {
+        let tx = db.begin_write().unwrap();
+        tx.open_or_create_tree(tree).unwrap().put("row", bytes(n, 60)).unwrap();
+        tx.commit().unwrap();
+    };
+    let settle = || {
+        db.flush().unwrap();
+        db.checkpoint().unwrap();
+        file(&disk, "data")
+    };
+    put("clean", 1);
+    put("dirty", 1);
+    let before = settle();
+    put("clean", 2);
+    let was = settle();
+    let differs = |n: &usize| before[n * PAGE..(n + 1) * PAGE] != was[n * PAGE..(n + 1) * PAGE];
+    let changed: Vec<usize> = (0..before.len() / PAGE).filter(differs).collect();
+    let [page] = changed[..] else { panic!("{changed:?}") };
+    put("dirty", 2);
+    put("clean", 3);
+    db.engine().pool().flush_page(PageId(page as u64)).unwrap();
+    let report = db.checkpoint().unwrap();
+    assert!(report.redo < report.begin && report.dirty_pages == 1, "{report:?}");
+    put("dirty", 3);
+    let expected = contents(&db).unwrap();
+    let crash = disk.crash(CrashModel::KeepAll);
+    overwrite(&crash, "data", page * PAGE, &was[page * PAGE..(page + 1) * PAGE]);
+    let v = judge(Arc::new(crash), &expected, "the page before its last change");
+    assert!(v.result.is_ok() && v.repaired == 1, "{v:?}");
 }
 
 /// A page written over the place of another one.
