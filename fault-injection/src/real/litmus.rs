@@ -221,6 +221,15 @@ pub enum Fit {
     /// later one is kept. ext4 does that: it writes a growing file back in pieces, and lengthens it with each. The model
     /// says so too (any part of what is pending may survive), but the simulated disk tries the ends of these intervals only.
     Between,
+    /// Only if one sector may also be of *two versions*, the front of one and the rest of another: with one boundary in it.
+    ///
+    /// `posix` on the simulated disk does not have that, so this is a hole in what the litmus tests show, and is told apart for that
+    /// reason. Why it is let pass: a page that the kernel writes back while a program copies to it goes to the device as it is in that
+    /// moment, and the copy is not atomic; a device then writes the sector as a whole. That this is what happened is a guess. It was seen
+    /// once, in one program of a test run, whose bytes were not kept; in the 6,064 programs of the recorded runs (`docs/real-layers.md`),
+    /// which did not let it pass, not once.
+    /// The engine does not rely on whole sectors: what it has not synced is torn wherever a checksum fails, which the model `hostile` demands.
+    TwoVersions,
 }
 
 /// Whether `image` can be found as `observed`, with some answer to every question that it leaves open.
@@ -273,7 +282,7 @@ pub fn allows(image: &Image, observed: &Files) -> Result<Fit, String> {
             match fit {
                 Some(Fit::Exact) => return Ok(Fit::Exact),
                 None => {}
-                between => best = between,
+                fit => best = best.min(fit).or(fit),
             }
         }
         if met.len() < 8 {
@@ -314,10 +323,9 @@ fn file_fits(images: &[Vec<Image>], name: &str, bytes: &[u8]) -> Result<Fit, Str
     // What a version does not reach reads as zeros.
     let part =
         |f: &Vec<u8>, s: usize| -> Vec<u8> { range(s).map(|i| f.get(i).copied().unwrap_or(0)).collect() };
+    let mut fit = Fit::Between;
     for s in sectors {
         let (found, can) = (&bytes[range(s)], versions.iter().flatten().map(|f| part(f, s)));
-        // A page that goes to the device while somebody writes to it may be taken in the middle of the copy: the front is of one
-        // version then, and the rest of another. (What the engine writes counts as torn in such a sector.)
         let same = |(a, b): &(&u8, &u8)| a == b;
         let front = can.clone().map(|v| found.iter().zip(&v).take_while(same).count()).max().unwrap_or(0);
         let back = can.clone().map(|v| found.iter().rev().zip(v.iter().rev()).take_while(same).count()).max();
@@ -328,8 +336,11 @@ fn file_fits(images: &[Vec<Image>], name: &str, bytes: &[u8]) -> Result<Fit, Str
                 "{name}: sector {s} is {found:?}: {front} bytes in front and {back} at the end are of versions, which begin with {can:?}"
             ));
         }
+        if front < found.len() {
+            fit = Fit::TwoVersions;
+        }
     }
-    Ok(Fit::Between)
+    Ok(fit)
 }
 
 fn observe(disk: &PosixDisk) -> io::Result<Files> {
@@ -494,6 +505,7 @@ fn judge(run: &mut Run<'_>, p: &Program, observed: &Files, options: &str) {
     match allows(&image, observed) {
         Ok(Fit::Exact) => {}
         Ok(Fit::Between) => run.saw("of these: a length between those that are simulated"),
+        Ok(Fit::TwoVersions) => run.saw("of these: a sector of two versions, which the model does not have"),
         Err(what) => {
             run.violation(format!(
                 "not allowed by posix ({options}): {what}\n    after: {}",
@@ -539,5 +551,13 @@ mod tests {
         let image = sim.image(sim.points());
         let bytes = [vec![1; 512], vec![2; 1024], vec![0; 2560], vec![3; 512]].concat();
         assert_eq!(allows(&image, &Files::from([("a".to_owned(), bytes)])), Ok(Fit::Between));
+        // A sector with one boundary between two versions, and one with two boundaries.
+        let bytes = |parts: [usize; 3]| {
+            let of = [1, 2, 1].iter().zip(parts).flat_map(|(b, n)| std::iter::repeat_n(*b, n));
+            Files::from([("a".to_owned(), [vec![1; 512], of.collect()].concat())])
+        };
+        assert_eq!(allows(&image, &bytes([100, 412, 0])), Ok(Fit::TwoVersions));
+        assert_eq!(allows(&image, &bytes([0, 100, 412])), Ok(Fit::TwoVersions));
+        allows(&image, &bytes([100, 100, 312])).unwrap_err();
     }
 }
