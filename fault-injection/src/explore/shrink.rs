@@ -50,10 +50,13 @@ pub fn shrink(
         scenario,
         search: Search { depth: finding.crashes.len().max(1) as u8, ..search },
         oracle: finding.violation.oracle,
-        most: 4000,
+        most: MOST,
         until: Instant::now() + time,
         best: Shrunk { ops: scenario.ops.to_vec(), faults: scenario.faults.to_vec(), finding, searches: 0 },
     };
+    // How soon it is found again says how long a search for it in less is worth while.
+    let all = scenario.ops.to_vec();
+    s.holds(&all);
     s.fewer_crashes();
     s.without_chunks(LARGE);
     loop {
@@ -73,6 +76,9 @@ pub fn shrink(
 /// Operations that are tried together before whole transactions are: what repeats itself goes quickly.
 const LARGE: usize = 8;
 
+/// Recoveries for one search, at most.
+const MOST: u64 = 4000;
+
 impl Shrinker<'_> {
     fn late(&self) -> bool {
         Instant::now() >= self.until
@@ -87,9 +93,11 @@ impl Shrinker<'_> {
         let scenario = Scenario { ops, ..self.scenario };
         let (most, until) = (self.most, self.until);
         let mut go_on = |t: &super::Tally| t.cases < most && Instant::now() < until;
-        let (_, found) = search(self.subject, scenario, self.search, &mut go_on);
+        let (tally, found) = search(self.subject, scenario, self.search, &mut go_on);
         match found {
             Some(f) if f.violation.oracle == self.oracle => {
+                // What shows in the scenario itself needs no crash.
+                self.most = if f.crashes.is_empty() { 1 } else { (8 * tally.cases).clamp(200, MOST) };
                 self.best.ops = ops.to_vec();
                 self.best.finding = f;
                 true
