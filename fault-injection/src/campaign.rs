@@ -12,19 +12,22 @@ use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::newborn;
 use crate::sim::{Image, IoFault, Persistence};
+use crate::watchdog::{Hang, PATIENCE, TICK, Watched, watched};
 use crate::workload::Workload;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// An engine and what it is put through.
+#[derive(Clone)]
 pub struct Kit {
     /// The engine.
-    pub engine: Box<dyn Engine>,
+    pub engine: Arc<dyn Engine>,
     /// The scenarios.
-    pub workload: Box<dyn Workload>,
+    pub workload: Arc<dyn Workload>,
 }
 
 /// What a campaign is to do.
@@ -54,6 +57,8 @@ pub struct Plan {
     pub stop_at_first: bool,
     /// Time for making a violation smaller.
     pub shrink: Duration,
+    /// How long one call of the engine may take.
+    pub patience: Duration,
     /// The planted bug that is on, for the files.
     pub mutant: Option<String>,
 }
@@ -74,14 +79,26 @@ impl Plan {
             quick: false,
             stop_at_first: true,
             shrink: Duration::from_secs(30),
+            patience: PATIENCE,
             mutant: None,
         }
     }
 }
 
-/// How a campaign is getting on; read it from any thread.
+/// How a campaign is getting on; clones are of the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Live(Arc<Counts>);
+
+impl Deref for Live {
+    type Target = Counts;
+    fn deref(&self) -> &Counts {
+        &self.0
+    }
+}
+
+/// What a campaign counts; read it from any thread.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct Counts {
     /// Recoveries.
     pub cases: AtomicU64,
     /// Scenarios.
@@ -159,58 +176,164 @@ impl Report {
     }
 }
 
-/// Runs a campaign. `live` shows how it gets on, and can stop it.
+/// Runs a campaign. `live` shows how it gets on, and can stop it. A thread that hangs is given up; its scenario is a violation, and
+/// another thread takes its place.
 pub fn campaign(kits: &[Kit], plan: &Plan, live: &Live) -> Report {
     let started = Instant::now();
     // glibc keeps freed memory from here on, instead of giving it back after each database and paying page faults for the
     // next: its thresholds follow the largest mapping that was freed.
     drop(std::hint::black_box(Vec::<u8>::with_capacity(31 << 20)));
-    let next = AtomicU64::new(0);
-    let total = Mutex::new(Report::default());
-    std::thread::scope(|scope| {
-        for _ in 0..plan.threads.max(1) {
-            scope.spawn(|| {
-                let mut worker =
-                    Worker { kits, plan, live, started, starts: HashMap::new(), report: Report::default() };
-                let local = Arc::new(Local::default());
-                listen(Some(local.clone()));
-                while !worker.over() {
-                    let number = next.fetch_add(1, Relaxed);
-                    if plan.scenarios.is_some_and(|n| number >= n) {
-                        break;
+    let shared = Shared {
+        kits: kits.into(),
+        plan: plan.clone(),
+        live: live.clone(),
+        started,
+        next: AtomicU64::new(0),
+        total: Mutex::default(),
+    };
+    let shared = Arc::new(shared);
+    let mut locals = Vec::new();
+    let mut start = || {
+        let (shared, local) = (shared.clone(), Arc::new(Local::default()));
+        locals.push(local.clone());
+        Watched::start(plan.patience, move || work(shared, local))
+    };
+    let mut workers: Vec<Watched<()>> = (0..plan.threads.max(1)).map(|_| start()).collect();
+    let mut hangs = Vec::new();
+    while !workers.is_empty() {
+        std::thread::sleep(TICK);
+        let mut at = 0;
+        while at < workers.len() {
+            match workers[at].look(Duration::ZERO) {
+                None => at += 1,
+                Some(Ok(())) => drop(workers.swap_remove(at)),
+                Some(Err(hang)) => {
+                    live.violations.fetch_add(1, Relaxed);
+                    hangs.push((hang, live.cases.load(Relaxed), started.elapsed().as_secs_f64()));
+                    match shared.over() {
+                        true => drop(workers.swap_remove(at)),
+                        false => workers[at] = start(),
                     }
-                    worker.scenario(number);
                 }
-                listen(None);
-                worker.report.ledger = local.ledger.clone();
-                worker.report.matrix = std::mem::take(&mut *local.matrix.lock());
-                total.lock().add(worker.report);
-            });
+            }
         }
-    });
-    let mut report = total.into_inner();
+    }
+    let mut report = std::mem::take(&mut *shared.total.lock());
+    for local in locals {
+        report.ledger.merge(&local.ledger);
+        report.matrix.merge(&local.matrix.lock());
+    }
     report.seconds = started.elapsed().as_secs_f64();
+    for (hang, after_cases, after_seconds) in hangs {
+        report.found.extend(hung(kits, plan, *hang, after_cases, after_seconds));
+    }
     report
 }
 
+/// A hang as a violation, made small. (One of no scenario is the harness's own, and cannot be told.)
+fn hung(kits: &[Kit], plan: &Plan, hang: Hang, after_cases: u64, after_seconds: f64) -> Option<Found> {
+    let case = hang.case?;
+    let operations_before = case.ops.len();
+    let (mut case, finding) = fewer_that_hang(kits, plan, (case, hang.finding));
+    let violation = finding.violation.clone();
+    let where_ = sentence(&case, &finding);
+    case.says = [violation.text.clone(), where_].into_iter().filter(|s| !s.is_empty()).collect();
+    Some(Found { case, violation, after_cases, after_seconds, operations_before })
+}
+
+/// How long something must take to count as a hang while one that was seen is made small.
+const SHORT_PATIENCE: Duration = Duration::from_millis(400);
+
+/// Fewer operations that hang as well. Each try that does costs a thread and some time, so this goes by halves and not far.
+fn fewer_that_hang(kits: &[Kit], plan: &Plan, first: (Case, Finding)) -> (Case, Finding) {
+    let until = Instant::now() + plan.shrink;
+    let hangs = |case: &Case, patience: Duration| {
+        let (kits, case) = (kits.to_vec(), case.clone());
+        let done = watched(patience, move || drop(replay_here(&kits, &case, true)));
+        done.err().and_then(|hang| Some((hang.case?, hang.finding)))
+    };
+    let mut best = first.clone();
+    // What follows the operation that hangs is not needed.
+    let mut chunk = best.1.op.filter(|_| best.1.crashes.is_empty()).map_or(0, |i| best.0.ops.len() - 1 - i);
+    let mut at = best.0.ops.len() - chunk;
+    if chunk == 0 {
+        (chunk, at) = (best.0.ops.len().div_ceil(2).max(1), 0);
+    }
+    while Instant::now() < until {
+        if at >= best.0.ops.len() {
+            if chunk == 1 {
+                break;
+            }
+            (chunk, at) = (chunk / 2, 0);
+        }
+        // The crash is looked for anew.
+        let mut case = Case { crashes: Vec::new(), ..best.0.clone() };
+        case.ops.drain(at..(at + chunk).min(case.ops.len()));
+        match hangs(&case, SHORT_PATIENCE) {
+            Some(found) => best = found,
+            None => at += chunk,
+        }
+    }
+    // It must hang for as long as the first did.
+    match best.0.ops.len() < first.0.ops.len() {
+        true => hangs(&best.0, plan.patience).unwrap_or(first),
+        false => first,
+    }
+}
+
+/// What the threads of a campaign share.
+struct Shared {
+    kits: Box<[Kit]>,
+    plan: Plan,
+    live: Live,
+    started: Instant,
+    next: AtomicU64,
+    total: Mutex<Report>,
+}
+
+impl Shared {
+    fn over(&self) -> bool {
+        let (plan, live) = (&self.plan, &self.live);
+        live.stop.load(Relaxed)
+            || plan.cases.is_some_and(|n| live.cases.load(Relaxed) >= n)
+            || plan.time.is_some_and(|t| self.started.elapsed() >= t)
+            || (plan.stop_at_first && live.violations.load(Relaxed) > 0)
+    }
+}
+
+/// One thread's scenarios.
+fn work(shared: Arc<Shared>, local: Arc<Local>) {
+    listen(Some(local));
+    let mut worker = Worker {
+        shared: &shared,
+        kits: &shared.kits,
+        plan: &shared.plan,
+        live: &shared.live,
+        starts: HashMap::new(),
+        report: Report::default(),
+    };
+    while !shared.over() {
+        let number = shared.next.fetch_add(1, Relaxed);
+        if shared.plan.scenarios.is_some_and(|n| number >= n) {
+            break;
+        }
+        worker.scenario(number);
+        shared.total.lock().add(std::mem::take(&mut worker.report));
+    }
+    listen(None);
+}
+
 struct Worker<'a> {
+    shared: &'a Shared,
     kits: &'a [Kit],
     plan: &'a Plan,
     live: &'a Live,
-    started: Instant,
     /// New databases to start from.
     starts: HashMap<(usize, Config, Persistence), Option<Image>>,
     report: Report,
 }
 
 impl<'a> Worker<'a> {
-    fn over(&self) -> bool {
-        self.live.stop.load(Relaxed)
-            || self.plan.cases.is_some_and(|n| self.live.cases.load(Relaxed) >= n)
-            || self.plan.time.is_some_and(|t| self.started.elapsed() >= t)
-            || (self.plan.stop_at_first && self.live.violations.load(Relaxed) > 0)
-    }
-
     fn scenario(&mut self, number: u64) {
         let (kits, plan) = (self.kits, self.plan);
         let which = (number % kits.len() as u64) as usize;
@@ -287,7 +410,7 @@ impl<'a> Worker<'a> {
         let thorough = self.thorough(scenario.model, seed);
         let mut seen = Tally::default();
         let live = self.live;
-        let over = (self.plan.cases, self.plan.time, self.plan.stop_at_first, self.started);
+        let over = (self.plan.cases, self.plan.time, self.plan.stop_at_first, self.shared.started);
         let mut go_on = |t: &Tally| {
             live.cases.fetch_add(t.cases - seen.cases, Relaxed);
             live.points.fetch_add(t.points - seen.points, Relaxed);
@@ -296,7 +419,7 @@ impl<'a> Worker<'a> {
             let cases = live.cases.load(Relaxed);
             !(live.stop.load(Relaxed)
                 || over.0.is_some_and(|n| cases >= n)
-                || (cases.is_multiple_of(64) && over.1.is_some_and(|t| over.3.elapsed() >= t))
+                || over.1.is_some_and(|t| over.3.elapsed() >= t)
                 || (over.2 && live.violations.load(Relaxed) > 0))
         };
         let mut explorer = Explorer::new(subject, thorough, scenario.after, &mut go_on);
@@ -313,7 +436,7 @@ impl<'a> Worker<'a> {
         }
         let most = if self.plan.quick { 8 } else { 24 };
         for fault in faults::plan(&self.plan.faults, &run.disk.events(), most, seed) {
-            if self.over() {
+            if self.shared.over() {
                 return None;
             }
             let planned = [fault];
@@ -359,7 +482,7 @@ impl<'a> Worker<'a> {
         seed: u64,
     ) {
         let after_cases = self.live.cases.load(Relaxed);
-        let after_seconds = self.started.elapsed().as_secs_f64();
+        let after_seconds = self.shared.started.elapsed().as_secs_f64();
         if finding.violation.oracle == Oracle::Silent {
             self.report.silent += 1;
         }
@@ -430,6 +553,15 @@ const QUICK_REPLAY: u64 = 300;
 /// # Errors
 /// If no kit has the engine and the workload that the case names.
 pub fn replay(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option<Finding>), String> {
+    let (kits, case) = (kits.to_vec(), case.clone());
+    match watched(PATIENCE, move || replay_here(&kits, &case, exactly)) {
+        Ok(done) => done,
+        Err(hang) => Ok((Tally { cases: 1, ..Tally::default() }, Some(hang.finding))),
+    }
+}
+
+/// [`replay`], on this thread, for as long as it takes.
+fn replay_here(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option<Finding>), String> {
     let kit = kits
         .iter()
         .find(|k| k.engine.name() == case.engine && k.workload.name() == case.workload)

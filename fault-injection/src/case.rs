@@ -52,6 +52,27 @@ pub struct Case {
     pub crashes: Vec<Crash>,
 }
 
+impl Case {
+    /// A scenario that begins with the creation of the database, of no workload, with the planned bug that is on; nothing else.
+    pub(crate) fn of(engine: &str, model: Persistence, config: &Config, ops: &[Op]) -> Case {
+        Case {
+            says: Vec::new(),
+            engine: engine.to_string(),
+            workload: "none".to_string(),
+            model,
+            creates: true,
+            config: config.clone(),
+            mutant: hamal::mutants::current().map(|m| m.name().to_string()),
+            oracle: None,
+            ops: ops.to_vec(),
+            faults: Vec::new(),
+            damages: Vec::new(),
+            sweep: None,
+            crashes: Vec::new(),
+        }
+    }
+}
+
 /// Damage of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
@@ -102,7 +123,7 @@ impl FromStr for Damage {
     }
 }
 
-const ORACLES: [Oracle; 16] = [
+const ORACLES: [Oracle; 17] = [
     Oracle::Acknowledged,
     Oracle::Phantom,
     Oracle::Opens,
@@ -115,6 +136,7 @@ const ORACLES: [Oracle; 16] = [
     Oracle::Order,
     Oracle::Silent,
     Oracle::Panic,
+    Oracle::Hang,
     Oracle::Bounds,
     Oracle::Determinism,
     Oracle::Fault,

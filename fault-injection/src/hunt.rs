@@ -5,11 +5,13 @@
 //! the harness and no catch.
 use crate::campaign::{Found, Kit, Live, Plan, Report, campaign, replay};
 use crate::case::Case;
+use crate::engine::Config;
 use crate::kits::situations_kit;
 use crate::op::Op;
 use crate::oracles::Violation;
 use crate::sim::Persistence;
 use crate::sweep::{self, Damage};
+use crate::watchdog::watched;
 use crate::workloads::situations::{Situation, Situations, situations};
 use hamal::mutants::{Mutant, choose};
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,10 +33,6 @@ pub struct Hunted {
     /// Seconds, without making the case small.
     pub seconds: f64,
 }
-
-/// With these the engine may wait for itself without end, and no oracle watches the time: a hunt for all leaves them out, and counts them
-/// as survivors.
-pub const STOPS: &[Mutant] = &[Mutant::RollbackGivesUp];
 
 /// Hunts one bug for as long as the plan says. `kits` are for the ordinary campaign.
 pub fn hunt(mutant: Mutant, kits: &[Kit], plan: &Plan, live: &Live) -> Hunted {
@@ -132,9 +130,9 @@ impl Hunter<'_> {
         let kit = situations_kit(Situations::default());
         for (damage, closed) in &situation.sweeps {
             let config = &situation.config;
-            let swept = sweep::violation(&*kit.engine, config, &situation.ops, *damage, *closed);
+            let swept = self.swept(&kit, config, &situation.ops, (*damage, *closed));
             let seconds = self.started.elapsed().as_secs_f64();
-            let Ok(Some((violation, cases))) = swept else { continue };
+            let Some((violation, cases)) = swept else { continue };
             self.hunted.states += cases;
             let (ops, violation) = self.fewer(&kit, situation, (*damage, *closed), violation);
             let case = Case {
@@ -165,12 +163,28 @@ impl Hunter<'_> {
         }
     }
 
+    /// A violation, and how many damaged databases were opened until then.
+    fn swept(
+        &self,
+        kit: &Kit,
+        config: &Config,
+        ops: &[Op],
+        (damage, closed): (Damage, bool),
+    ) -> Option<(Violation, u64)> {
+        let (engine, config, ops) = (kit.engine.clone(), config.clone(), ops.to_vec());
+        let swept = move || sweep::violation(&*engine, &config, &ops, damage, closed);
+        match watched(self.plan.patience, swept) {
+            Ok(swept) => swept.ok()?,
+            Err(hang) => Some((hang.finding.violation, 1)),
+        }
+    }
+
     /// Operations without which the damage still shows.
     fn fewer(
         &self,
         kit: &Kit,
         situation: &Situation,
-        (damage, closed): (Damage, bool),
+        how: (Damage, bool),
         violation: Violation,
     ) -> (Vec<Op>, Violation) {
         let until = Instant::now() + self.plan.shrink;
@@ -180,8 +194,7 @@ impl Hunter<'_> {
             at -= 1;
             let mut ops = best.clone();
             ops.remove(at);
-            let found = sweep::violation(&*kit.engine, &situation.config, &ops, damage, closed);
-            if let Ok(Some((v, _))) = found
+            if let Some((v, _)) = self.swept(kit, &situation.config, &ops, how)
                 && v.oracle == violation.oracle
             {
                 (best, violation) = (ops, v);

@@ -10,7 +10,7 @@ pub const WORKLOADS: [&str; 4] = ["btree", "bank", "counters", "situations"];
 
 /// The kit of these situations.
 pub fn situations_kit(situations: Situations) -> Kit {
-    Kit { engine: Box::new(Hamal::new().with_tracer(Arc::new(Listener))), workload: Box::new(situations) }
+    Kit { engine: Arc::new(Hamal::new().with_tracer(Arc::new(Listener))), workload: Arc::new(situations) }
 }
 
 /// The kits of these workloads; unknown names are left out.
@@ -18,16 +18,16 @@ pub fn kits(names: &[&str]) -> Vec<Kit> {
     let one = |name: &&str| {
         Some(match *name {
             "btree" => Kit {
-                engine: Box::new(Hamal::new().with_tracer(Arc::new(Listener))),
-                workload: Box::new(BTree),
+                engine: Arc::new(Hamal::new().with_tracer(Arc::new(Listener))),
+                workload: Arc::new(BTree),
             },
             "bank" => Kit {
-                engine: Box::new(Hamal::new().with_tracer(Arc::new(Listener))),
-                workload: Box::new(Bank),
+                engine: Arc::new(Hamal::new().with_tracer(Arc::new(Listener))),
+                workload: Arc::new(Bank),
             },
             "counters" => Kit {
-                engine: Box::new(Pages::new().with_tracer(Arc::new(Listener))),
-                workload: Box::new(Counters),
+                engine: Arc::new(Pages::new().with_tracer(Arc::new(Listener))),
+                workload: Arc::new(Counters),
             },
             "situations" => situations_kit(Situations::default()),
             _ => return None,

@@ -24,5 +24,6 @@ pub mod real;
 pub mod run;
 pub mod sim;
 pub mod sweep;
+pub mod watchdog;
 pub mod workload;
 pub mod workloads;

@@ -2,6 +2,7 @@
 //!
 //! An operation is data, so that a scenario can be generated from a seed, replayed, made smaller and kept in a file. Its
 //! text form is one line: [`Op`] prints itself and parses what it prints.
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -39,6 +40,9 @@ pub enum Op {
     DropTree { txn: Txn, tree: TreeNo },
     /// Sets the value of `key`: `len` bytes made from `fill` (see [`value_bytes`]).
     Put { txn: Txn, tree: TreeNo, key: u32, len: u32, fill: u8 },
+    /// The same while a checkpoint is taken: after its begin record and before its tables. Engines that cannot be stopped there just
+    /// set the value.
+    PutWithin { txn: Txn, tree: TreeNo, key: u32, len: u32, fill: u8 },
     /// Removes `key`, if it is there.
     Delete { txn: Txn, tree: TreeNo, key: u32 },
     /// Adds `delta` to the number under `key` (eight bytes, little-endian; nothing there counts as 0).
@@ -91,6 +95,13 @@ pub fn tree_name(tree: TreeNo) -> String {
 }
 
 impl Op {
+    /// What it means to the data: something may be done around it.
+    pub fn change(&self) -> Cow<'_, Op> {
+        match *self {
+            Op::PutWithin { txn, tree, key, len, fill } => Cow::Owned(Op::Put { txn, tree, key, len, fill }),
+            _ => Cow::Borrowed(self),
+        }
+    }
     /// The transaction that the operation belongs to.
     pub fn txn(&self) -> Option<Txn> {
         match *self {
@@ -102,6 +113,7 @@ impl Op {
             | Op::CreateTree { txn, .. }
             | Op::DropTree { txn, .. }
             | Op::Put { txn, .. }
+            | Op::PutWithin { txn, .. }
             | Op::Delete { txn, .. }
             | Op::Read { txn }
             | Op::Add { txn, .. } => Some(txn),
@@ -122,6 +134,9 @@ impl fmt::Display for Op {
             Op::CreateTree { txn, tree } => write!(f, "create {txn} {tree}"),
             Op::DropTree { txn, tree } => write!(f, "drop {txn} {tree}"),
             Op::Put { txn, tree, key, len, fill } => write!(f, "put {txn} {tree} {key} {len} {fill}"),
+            Op::PutWithin { txn, tree, key, len, fill } => {
+                write!(f, "put-within {txn} {tree} {key} {len} {fill}")
+            }
             Op::Delete { txn, tree, key } => write!(f, "delete {txn} {tree} {key}"),
             Op::Add { txn, tree, key, delta } => write!(f, "add {txn} {tree} {key} {delta}"),
             Op::Checkpoint => f.write_str("checkpoint"),
@@ -164,13 +179,17 @@ impl FromStr for Op {
             "rollback" => Op::Rollback { txn: txn()? },
             "create" => Op::CreateTree { txn: txn()?, tree: fit("the tree", number("the tree")?)? },
             "drop" => Op::DropTree { txn: txn()?, tree: fit("the tree", number("the tree")?)? },
-            "put" => Op::Put {
-                txn: txn()?,
-                tree: fit("the tree", number("the tree")?)?,
-                key: fit("the key", number("the key")?)?,
-                len: fit("the length", number("the length")?)?,
-                fill: fit("the fill", number("the fill")?)?,
-            },
+            "put" | "put-within" => {
+                let txn = txn()?;
+                let tree = fit("the tree", number("the tree")?)?;
+                let key = fit("the key", number("the key")?)?;
+                let len = fit("the length", number("the length")?)?;
+                let fill = fit("the fill", number("the fill")?)?;
+                match verb {
+                    "put" => Op::Put { txn, tree, key, len, fill },
+                    _ => Op::PutWithin { txn, tree, key, len, fill },
+                }
+            }
             "delete" => Op::Delete {
                 txn: txn()?,
                 tree: fit("the tree", number("the tree")?)?,

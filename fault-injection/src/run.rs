@@ -1,10 +1,12 @@
 //! Runs a scenario once and remembers what was promised when.
+use crate::case::Case;
 use crate::engine::{Applied, Config, Engine, Failure, FailureKind, Reader, Session};
 use crate::explore::coverage::Kinds;
 use crate::model::{Allowed, Model, Wrong as Judged};
 use crate::op::{Ack, Op, Txn};
 use crate::oracles::{Oracle, Violation};
 use crate::sim::{Image, SimDisk};
+use crate::watchdog::{self, BUDGET};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -73,6 +75,9 @@ impl Run {
 }
 
 /// Calls `f`; a panic is an error with its message.
+///
+/// # Errors
+/// The message.
 pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
         panic
@@ -81,6 +86,52 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "a panic without words".to_string())
     })
+}
+
+/// What a call of the engine did instead of returning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fall {
+    /// It panicked, with this message.
+    Panicked(String),
+    /// It had made so many calls of the disk that all others were refused.
+    Endless,
+}
+
+impl Fall {
+    /// The end of a run, in operation `i`.
+    fn ended(self, i: usize) -> Ended {
+        match self {
+            Fall::Panicked(panic) => Ended::Panicked(i, panic),
+            Fall::Endless => Ended::Violated(i, self.violation("it")),
+        }
+    }
+    /// What is wrong; `what` is the call.
+    pub(crate) fn violation(self, what: &str) -> Violation {
+        match self {
+            Fall::Panicked(panic) => Violation::new(Oracle::Panic, format!("{what} panics: {panic}")),
+            Fall::Endless => Violation::new(
+                Oracle::Hang,
+                format!(
+                    "{what} goes on reading and writing without end: it was stopped after {BUDGET} calls"
+                ),
+            ),
+        }
+    }
+}
+
+/// Calls the engine on this disk, watched: within the [budget](BUDGET), and without a panic.
+pub(crate) fn bounded<T>(disk: &SimDisk, f: impl FnOnce() -> T) -> Result<T, Fall> {
+    disk.set_budget(BUDGET);
+    let call = watchdog::call();
+    let done = caught(f);
+    drop(call);
+    if disk.is_spent() { Err(Fall::Endless) } else { done.map_err(Fall::Panicked) }
+}
+
+/// Drops a session whose disk is off, watched.
+pub(crate) fn dropped<T>(session: T) {
+    let _call = watchdog::call();
+    drop(session);
 }
 
 /// Applies operations to a session, follows them with a model, and keeps the marks.
@@ -131,12 +182,12 @@ impl<'a> Player<'a> {
     /// Opens the database, or creates it.
     fn start(&mut self, creates: bool) -> Result<(), Ended> {
         let shared: Arc<dyn hamal::disk::Disk> = Arc::new(self.disk.clone());
-        let opened = caught(|| match creates {
+        let opened = bounded(&self.disk, || match creates {
             false => self.engine.open(shared, self.config),
             true => self.engine.create(shared, self.config),
         });
         match opened {
-            Err(panic) => Err(Ended::Panicked(0, panic)),
+            Err(fall) => Err(fall.ended(0)),
             Ok(Err(f)) if f.kind == FailureKind::Bug => Err(Ended::Wrong(0, f)),
             Ok(Err(f)) => Err(Ended::Dead(0, f)),
             Ok(Ok(session)) => {
@@ -149,6 +200,7 @@ impl<'a> Player<'a> {
     /// Plays them all, on a database that this opens first.
     pub(crate) fn play(&mut self, creates: bool, ops: &[Op]) -> Ended {
         self.mark(None);
+        watchdog::operation(None, &self.disk);
         if let Err(end) = self.start(creates) {
             return end;
         }
@@ -195,11 +247,13 @@ impl<'a> Player<'a> {
                 continue;
             }
             // A commit that fails may be there all the same.
+            let op = &*op.change();
             self.model.begin(op);
             self.mark(Some(at));
             let session = self.session.as_mut()?;
-            match caught(|| session.apply(op)) {
-                Err(panic) => return Some(Ended::Panicked(at, panic)),
+            watchdog::operation(Some(at), &self.disk);
+            match bounded(&self.disk, || session.apply(op)) {
+                Err(fall) => return Some(fall.ended(at)),
                 Ok(Ok(_)) if matches!(op, Op::Commit { .. }) => {
                     return Some(wrong(
                         at,
@@ -218,7 +272,7 @@ impl<'a> Player<'a> {
     pub(crate) fn end(&mut self) {
         self.disk.power_off();
         let points = self.disk.points();
-        self.session = None;
+        dropped(self.session.take());
         debug_assert_eq!(points, self.disk.points());
     }
 
@@ -233,6 +287,7 @@ impl<'a> Player<'a> {
                 return None;
             }
         }
+        watchdog::operation(Some(i), &self.disk);
         match *op {
             Op::Here => self.from = self.disk.points(),
             Op::Full => self.disk.set_capacity(Some(self.disk.used())),
@@ -246,8 +301,10 @@ impl<'a> Player<'a> {
             Op::Look { .. } => {}
             Op::Release { name } => {
                 self.model.end(op, false);
-                if let Some(session) = &mut self.session {
-                    session.release(name);
+                if let Some(session) = &mut self.session
+                    && let Err(fall) = bounded(&self.disk, || session.release(name))
+                {
+                    return Some(fall.ended(i));
                 }
             }
             Op::Snapshot { name } if self.model.has_snapshot(name) => {}
@@ -257,10 +314,11 @@ impl<'a> Player<'a> {
     }
 
     fn apply(&mut self, i: usize, op: &Op) -> Option<Ended> {
-        self.model.begin(op);
+        let change = &*op.change();
+        self.model.begin(change);
         self.mark(Some(i));
         let session = self.session.as_mut()?;
-        let applied = caught(|| match *op {
+        let applied = bounded(&self.disk, || match *op {
             Op::Snapshot { name } => {
                 self.model.opened_snapshot(name, session.snapshot(name)?);
                 Ok(Applied::Done)
@@ -269,15 +327,15 @@ impl<'a> Player<'a> {
         });
         let applied = match applied {
             Ok(a) => a,
-            Err(panic) => return Some(Ended::Panicked(i, panic)),
+            Err(fall) => return Some(fall.ended(i)),
         };
         match applied {
             Ok(applied) => {
                 let let_through = match self.engine.first_writer_wins() {
-                    true => self.model.must_refuse(op),
+                    true => self.model.must_refuse(change),
                     false => None,
                 };
-                self.model.end(op, applied == Applied::AllDurable);
+                self.model.end(change, applied == Applied::AllDurable);
                 self.mark(Some(i));
                 if matches!(op, Op::Commit { ack: Ack::Durable, .. }) || applied == Applied::AllDurable {
                     self.disk.acknowledged();
@@ -294,7 +352,7 @@ impl<'a> Player<'a> {
                         self.no_space += 1;
                     }
                     self.refused += 1;
-                    self.model.refused(op);
+                    self.model.refused(change);
                     self.mark(Some(i));
                     self.roll_back(i, op.txn()?)
                 }
@@ -309,8 +367,8 @@ impl<'a> Player<'a> {
         self.skipped.insert(txn);
         let back = Op::Rollback { txn };
         let session = self.session.as_mut()?;
-        match caught(|| session.apply(&back)) {
-            Err(panic) => Some(Ended::Panicked(i, panic)),
+        match bounded(&self.disk, || session.apply(&back)) {
+            Err(fall) => Some(fall.ended(i)),
             // A refused commit or rollback has taken the transaction with it.
             Ok(Ok(_)) => {
                 self.model.end(&back, false);
@@ -328,8 +386,8 @@ impl<'a> Player<'a> {
     /// A reader reads everything.
     fn read(&mut self, i: usize, reader: Reader) -> Option<Ended> {
         let session = self.session.as_mut()?;
-        let found = match caught(|| session.seen_by(reader)) {
-            Err(panic) => return Some(Ended::Panicked(i, panic)),
+        let found = match bounded(&self.disk, || session.seen_by(reader)) {
+            Err(fall) => return Some(fall.ended(i)),
             Ok(Err(f)) => {
                 return match f.kind {
                     FailureKind::Refused => None,
@@ -353,20 +411,22 @@ impl<'a> Player<'a> {
     fn kill(&mut self, i: usize) -> Option<Ended> {
         self.mark(Some(i));
         let disk = self.disk.kill();
-        self.session = None;
+        dropped(self.session.take());
         self.disk = disk;
+        watchdog::operation(Some(i), &self.disk);
         self.skipped.clear();
         if let Err(end) = self.start(false) {
             return Some(match end {
                 Ended::Panicked(_, panic) => Ended::Panicked(i, panic),
+                Ended::Violated(_, violation) => Ended::Violated(i, violation),
                 Ended::Wrong(_, f) => Ended::Wrong(i, f),
                 Ended::Dead(_, f) => Ended::Dead(i, f),
                 end => end,
             });
         }
         let session = self.session.as_mut()?;
-        let found = match caught(|| session.contents()) {
-            Err(panic) => return Some(Ended::Panicked(i, panic)),
+        let found = match bounded(&self.disk, || session.contents()) {
+            Err(fall) => return Some(fall.ended(i)),
             Ok(Err(f)) if f.kind == FailureKind::Bug => return Some(Ended::Wrong(i, f)),
             Ok(Err(f)) => return Some(Ended::Dead(i, f)),
             Ok(Ok(found)) => found,
@@ -388,11 +448,11 @@ impl<'a> Player<'a> {
     /// A second process that must be refused.
     fn rival(&mut self, i: usize) -> Option<Ended> {
         let (disk, before) = (self.disk.another_process(), self.disk.points());
-        let opened = caught(|| self.engine.open(Arc::new(disk.clone()), self.config));
+        let opened = bounded(&disk, || self.engine.open(Arc::new(disk.clone()), self.config));
         let wrote = self.disk.points() != before;
         disk.power_off();
         match opened {
-            Err(panic) => Some(Ended::Panicked(i, panic)),
+            Err(fall) => Some(fall.ended(i)),
             Ok(Ok(_)) => Some(wrong(i, Oracle::Isolation, "a second process could open the database")),
             Ok(Err(f)) if wrote => Some(wrong(
                 i,
@@ -418,16 +478,19 @@ pub fn newborn(
     model: crate::sim::Persistence,
 ) -> Result<Image, Failure> {
     let disk = config.disk(model);
-    let mut session = engine.create(Arc::new(disk.clone()), config)?;
+    watchdog::scenario(|| Case::of(engine.name(), model, config, &[Op::Reopen]), &disk);
+    let fell = |fall: Fall| Failure::new(FailureKind::Bug, fall.violation("making a database").text);
+    let made = bounded(&disk, || engine.create(Arc::new(disk.clone()), config)).map_err(fell)?;
+    let mut session = made?;
     // Closed, if the engine can close: then the scenario does not begin with a recovery.
-    match session.apply(&Op::Reopen) {
+    match bounded(&disk, || session.apply(&Op::Reopen)).map_err(fell)? {
         Ok(_) => {}
         Err(f) if f.kind == FailureKind::Refused => {}
         Err(f) => return Err(f),
     }
     let image = disk.kept();
     disk.power_off();
-    drop(session);
+    dropped(session);
     Ok(image)
 }
 

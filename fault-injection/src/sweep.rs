@@ -10,7 +10,7 @@ use crate::model::Allowed;
 use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
-use crate::run::{Ended, Newest, caught, newborn};
+use crate::run::{Ended, Newest, bounded, dropped, newborn};
 use crate::sim::{Act, Image, Persistence, SimDisk, role};
 use hamal::disk::{Disk, DiskFile, DiskLock, OpenMode};
 use parking_lot::Mutex;
@@ -262,9 +262,9 @@ impl<'a> Patient<'a> {
     /// Opens, reads everything, verifies.
     fn open(&self, disk: Arc<dyn Disk>, sim: SimDisk) -> Outcome {
         let kind = |text: &str| text.split(':').next().unwrap_or("?").trim().to_string();
-        let opened = caught(|| self.engine.open(disk, &self.config));
+        let opened = bounded(&sim, || self.engine.open(disk, &self.config));
         let mut session = match opened {
-            Err(panic) => return Outcome::Wrong(format!("the open panics: {panic}")),
+            Err(fall) => return Outcome::Wrong(fall.violation("the open").text),
             Ok(Err(f)) => {
                 sim.power_off();
                 return match f.kind {
@@ -274,14 +274,14 @@ impl<'a> Patient<'a> {
             }
             Ok(Ok(s)) => s,
         };
-        let contents = caught(|| session.contents());
+        let contents = bounded(&sim, || session.contents());
         let outcome = match contents {
-            Err(panic) => Outcome::Wrong(format!("reading panics: {panic}")),
+            Err(fall) => Outcome::Wrong(fall.violation("reading").text),
             Ok(Err(f)) if f.kind == FailureKind::Damage => Outcome::Error(kind(&f.text)),
             Ok(Err(f)) => Outcome::Wrong(f.to_string()),
             Ok(Ok(c)) => match self.allowed.judge(&c) {
-                Ok(_) => match caught(|| session.verify()) {
-                    Err(panic) => Outcome::Wrong(format!("verification panics: {panic}")),
+                Ok(_) => match bounded(&sim, || session.verify()) {
+                    Err(fall) => Outcome::Wrong(fall.violation("verification").text),
                     // Damage that no reader meets, seen by verification.
                     Ok(Err(f)) if f.kind == FailureKind::Damage => Outcome::Error(kind(&f.text)),
                     Ok(Err(f)) => Outcome::Wrong(f.to_string()),
@@ -292,7 +292,7 @@ impl<'a> Patient<'a> {
             },
         };
         sim.power_off();
-        drop(session);
+        dropped(session);
         outcome
     }
 

@@ -14,8 +14,8 @@ use crate::oracles::{reference, replay};
 use crate::sim::{SimDisk, Watch};
 use hamal::disk::Disk;
 use hamal::{
-    Builder, CommitTicket, Database, Durability, Error, ErrorKind, ReadTxn, Savepoint, TornPages, Tracer,
-    Verdict, WriteTxn,
+    Between, Builder, CommitTicket, Database, Durability, Error, ErrorKind, ReadTxn, Savepoint, TornPages,
+    Tracer, Verdict, WriteTxn,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -335,6 +335,7 @@ impl Base {
             Op::CreateTree { .. }
             | Op::DropTree { .. }
             | Op::Put { .. }
+            | Op::PutWithin { .. }
             | Op::Delete { .. }
             | Op::Add { .. } => {
                 return Ok(None);
@@ -525,6 +526,24 @@ impl Trees {
     }
 }
 
+impl Trees {
+    /// The change, between the begin record of a checkpoint and its tables. If it is refused the checkpoint is not completed.
+    fn within_checkpoint(&self, op: &Op) -> hamal::Result<Result<(), Failure>> {
+        let db = match self.0.db() {
+            Ok(db) => db,
+            Err(f) => return Ok(Err(f)),
+        };
+        let mut refused = Ok(());
+        db.checkpoint_with(|between| {
+            if between == Between::BeginAndTables {
+                refused = self.change(op)?;
+            }
+            Ok(())
+        })?;
+        Ok(refused)
+    }
+}
+
 /// The number of a tree, from its name.
 fn tree_number(name: &str) -> Option<TreeNo> {
     let n = name.strip_prefix('t')?.parse().ok()?;
@@ -568,7 +587,11 @@ impl Session for Trees {
         if let Some(applied) = self.0.apply(op)? {
             return Ok(applied);
         }
-        match self.change(op) {
+        let changed = match op {
+            Op::PutWithin { .. } => self.within_checkpoint(&op.change()),
+            _ => self.change(op),
+        };
+        match changed {
             // There is one thread: whoever waits here waits for itself.
             Err(e) if e.kind() == ErrorKind::LockTimeout && self.0.config.patience > 0 => {
                 return Err(bug(format!("Internal: a transaction waited for its own thread: {e}")));

@@ -103,7 +103,7 @@ fn build(disk: &Arc<dyn Disk>, name: &str) -> Result<(Database, Opened), Failure
         .map_err(failure)?;
     let clean = !repaired.load(Relaxed);
     let verdict = if clean { "clean" } else { "repaired" }.to_owned();
-    Ok((db, Opened { clean, verdict, log_bytes: 0, losers: 0 }))
+    Ok((db, Opened { clean, verdict, ..Opened::default() }))
 }
 
 fn open(disk: &Arc<dyn Disk>, how: Redb) -> Result<(Database, Opened), Failure> {
@@ -229,6 +229,7 @@ impl Store {
 
 /// A change within a transaction.
 fn change(tx: &WriteTransaction, op: &Op) -> Result<(), Failure> {
+    let op = &*op.change();
     let (Op::CreateTree { tree, .. }
     | Op::DropTree { tree, .. }
     | Op::Put { tree, .. }

@@ -251,7 +251,7 @@ impl Store {
             clean: !torn && end == 0,
             verdict: if torn { "torn tail" } else { "clean" }.to_owned(),
             log_bytes: end,
-            losers: 0,
+            ..Opened::default()
         };
         let (open, history) = (BTreeMap::new(), Vec::new());
         let dead = None;
@@ -368,6 +368,7 @@ impl Store {
 
     /// An operation of an open transaction: on its own copy.
     fn change(&mut self, op: &Op) -> Result<(), Failure> {
+        let op = &*op.change();
         let Some(open) = op.txn().and_then(|txn| self.open.get_mut(&txn)) else {
             return refused(format!("NotOpen: `{op}` is for no open transaction"));
         };
@@ -394,7 +395,8 @@ impl Store {
                 let old = open.view.trees.get(&tree).and_then(|rows| rows.get(&key)).map_or(0, |v| number(v));
                 Change::Put(tree, key, old.wrapping_add(i64::from(delta)).to_le_bytes().to_vec())
             }
-            Op::Begin { .. }
+            Op::PutWithin { .. }
+            | Op::Begin { .. }
             | Op::Commit { .. }
             | Op::Rollback { .. }
             | Op::Checkpoint

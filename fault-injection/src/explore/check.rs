@@ -4,8 +4,9 @@ use crate::engine::{Config, Engine, FailureKind, Opened, Session};
 use crate::model::{Allowed, Contents, Model, Wrong};
 use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
-use crate::run::{Ended, Player, caught};
+use crate::run::{Ended, Player, bounded, dropped};
 use crate::sim::{Act, Asked, Fates, Image, IoEvent, Persistence, Question, SimDisk};
+use crate::watchdog;
 use crate::workload::Workload;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -145,9 +146,6 @@ impl Must {
     }
 }
 
-/// Bytes that one recovery of a small database may read and write before it counts as running away.
-const TRAFFIC: u64 = 1 << 30;
-
 /// Boots `image`, opens the database and judges what is there.
 pub(crate) fn recover(
     subject: Subject<'_>,
@@ -168,7 +166,8 @@ pub(crate) fn recover(
     if subject.oracles.replay {
         disk.set_watch(out.kinds.watch(subject.engine.watch(subject.config)));
     }
-    let opened = caught(|| subject.engine.open(Arc::new(disk.clone()), subject.config));
+    watchdog::on(&disk);
+    let opened = bounded(&disk, || subject.engine.open(Arc::new(disk.clone()), subject.config));
     out.points = disk.points();
     let mut session = match opened {
         Ok(Ok(session)) => session,
@@ -179,15 +178,15 @@ pub(crate) fn recover(
                 Some(Violation::new(Oracle::Opens, format!("after a mere crash the open fails: {f}")));
             return out;
         }
-        Err(panic) => {
+        Err(fall) => {
             disk.power_off();
             out.asked = disk.asked();
-            out.violation = Some(Violation::new(Oracle::Panic, format!("the open panics: {panic}")));
+            out.violation = Some(fall.violation("the open"));
             return out;
         }
     };
     out.opened = session.opened();
-    let judged = judge(subject, &mut *session, allowed);
+    let judged = judge(subject, &disk, &mut *session, allowed);
     out.violation = match judged {
         Ok(state) => {
             out.state = Some(state);
@@ -195,21 +194,12 @@ pub(crate) fn recover(
         }
         Err(v) => Some(v),
     };
-    if out.violation.is_none() {
-        let (read, written) = disk.traffic();
-        if read + written > TRAFFIC {
-            out.violation = Some(Violation::new(
-                Oracle::Bounds,
-                format!("the recovery read {read} and wrote {written} bytes"),
-            ));
-        }
-    }
     if out.violation.is_none() && subject.oracles.structure {
-        out.violation = structure(&mut *session);
+        out.violation = structure(&disk, &mut *session);
     }
     let objections = disk.objections();
     disk.power_off();
-    drop(session);
+    dropped(session);
     out.asked = disk.asked();
     if let (None, Some(first)) = (&out.violation, objections.first()) {
         out.violation = Some(Violation::new(Oracle::Order, format!("during recovery: {first}")));
@@ -220,11 +210,12 @@ pub(crate) fn recover(
 /// Reads everything and compares with what is allowed.
 pub(crate) fn judge(
     subject: Subject<'_>,
+    disk: &SimDisk,
     session: &mut dyn Session,
     allowed: &Allowed,
 ) -> Result<usize, Violation> {
-    let contents = match caught(|| session.contents()) {
-        Err(panic) => return Err(Violation::new(Oracle::Panic, format!("reading panics: {panic}"))),
+    let contents = match bounded(disk, || session.contents()) {
+        Err(fall) => return Err(fall.violation("reading")),
         Ok(Err(f)) => {
             let oracle = if f.kind == FailureKind::Damage { Oracle::Opens } else { Oracle::Structure };
             return Err(Violation::new(oracle, format!("after a mere crash reading fails: {f}")));
@@ -243,9 +234,9 @@ pub(crate) fn judge(
     })
 }
 
-pub(crate) fn structure(session: &mut dyn Session) -> Option<Violation> {
-    match caught(|| session.verify()) {
-        Err(panic) => Some(Violation::new(Oracle::Panic, format!("verification panics: {panic}"))),
+pub(crate) fn structure(disk: &SimDisk, session: &mut dyn Session) -> Option<Violation> {
+    match bounded(disk, || session.verify()) {
+        Err(fall) => Some(fall.violation("verification")),
         Ok(Err(f)) => Some(Violation::new(Oracle::Structure, format!("verification fails: {f}"))),
         Ok(Ok(findings)) => {
             let first = findings.first()?;
@@ -280,8 +271,8 @@ pub(crate) fn afterwards(
     };
     if subject.oracles.replay {
         let disk = reboot();
-        match caught(|| subject.engine.audit(&disk, subject.config)) {
-            Err(panic) => return Some(Violation::new(Oracle::Panic, format!("the audit panics: {panic}"))),
+        match bounded(&disk, || subject.engine.audit(&disk, subject.config)) {
+            Err(fall) => return Some(fall.violation("the audit")),
             Ok(Err(f)) => return Some(Violation::new(Oracle::Replay, format!("the audit fails: {f}"))),
             Ok(Ok(wrong)) => {
                 if let Some(first) = wrong.first() {
@@ -292,10 +283,8 @@ pub(crate) fn afterwards(
     }
     if subject.oracles.reference {
         let disk = SimDisk::boot(image, answered());
-        match caught(|| subject.engine.reference(&disk, subject.config)) {
-            Err(panic) => {
-                return Some(Violation::new(Oracle::Reference, format!("the reference panics: {panic}")));
-            }
+        match bounded(&disk, || subject.engine.reference(&disk, subject.config)) {
+            Err(fall) => return Some(fall.violation("the reference")),
             Ok(None) => {}
             Ok(Some(Err(f))) => {
                 return Some(Violation::new(Oracle::Reference, format!("the reference fails: {f}")));

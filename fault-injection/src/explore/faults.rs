@@ -18,8 +18,9 @@ use crate::model::{Allowed, Wrong as Judged};
 use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
-use crate::run::{Ended, Run, caught};
+use crate::run::{Ended, Run, bounded, dropped};
 use crate::sim::{Act, Fate, Image, IoEvent, IoFault, PendingOp, Question, SimDisk, Wrong};
+use crate::watchdog;
 use std::sync::Arc;
 
 /// What came of one planned error.
@@ -138,6 +139,7 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
         let rest_survives = fates.otherwise == Otherwise::Newest;
         let answers: Vec<(Question, u8)> = fates.answers.iter().map(|(q, a)| (*q, *a)).collect();
         tally.cases += 1;
+        watchdog::recovering(0);
         match lenient(subject, image, fates, &mark.allowed, mercy) {
             Ok(Lenient::Right) => None,
             Ok(Lenient::Detected) => {
@@ -157,6 +159,7 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
     };
     let newest =
         || Listed { answers: Default::default(), otherwise: Otherwise::Newest, model: scenario.model };
+    watchdog::crash(0, points, None, 0, mark.op);
     let mut finding = judge(&kept, newest(), after_death, tally);
     let units = Units::of(image.pending());
     let mut power = vec![plans::Plan::all(&units, Fate::Lost), plans::Plan::all(&units, Fate::Kept)];
@@ -267,11 +270,12 @@ fn lenient(
     }
     let disk = SimDisk::boot(image, Box::new(fates));
     let end = |disk: &SimDisk| disk.power_off();
-    let opened = caught(|| subject.engine.open(Arc::new(disk.clone()), subject.config));
+    watchdog::on(&disk);
+    let opened = bounded(&disk, || subject.engine.open(Arc::new(disk.clone()), subject.config));
     let mut session = match opened {
-        Err(panic) => {
+        Err(fall) => {
             end(&disk);
-            return Err(Violation::new(Oracle::Panic, format!("the open panics: {panic}")));
+            return Err(fall.violation("the open"));
         }
         Ok(Err(f)) => {
             end(&disk);
@@ -279,11 +283,11 @@ fn lenient(
         }
         Ok(Ok(s)) => s,
     };
-    let contents = caught(|| session.contents());
+    let contents = bounded(&disk, || session.contents());
     end(&disk);
-    drop(session);
+    dropped(session);
     match contents {
-        Err(panic) => Err(Violation::new(Oracle::Panic, format!("reading panics: {panic}"))),
+        Err(fall) => Err(fall.violation("reading")),
         Ok(Err(f)) => typed(f),
         Ok(Ok(contents)) => {
             if allowed.judge(&contents).is_ok() {

@@ -19,6 +19,7 @@ use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::Run;
 use crate::sim::{Image, Persistence, Question, Site};
+use crate::watchdog;
 use check::{Listed, Must, Oracles, Otherwise, Recovered, Subject, afterwards, recover};
 use coverage::Walk;
 use plans::{Plan, Units};
@@ -198,6 +199,9 @@ impl Tally {
     }
 }
 
+/// So many plans are looked at for each recovery that may be spent on them.
+const PLANS_FOR_A_RECOVERY: u32 = 200;
+
 /// Kinds of crashes, of which some representatives are crashed again in full.
 type Kind = (Option<Site>, usize, usize, bool);
 
@@ -213,7 +217,7 @@ pub struct Explorer<'a> {
     nested_kinds: HashMap<Kind, u32>,
     heavy_kinds: HashMap<Kind, u32>,
     random: Random,
-    /// Asked after each recovery: `false` stops the search.
+    /// Asked after each recovery, and now and then: `false` stops the search.
     go_on: &'a mut dyn FnMut(&Tally) -> bool,
     stopped: bool,
 }
@@ -282,6 +286,7 @@ impl<'a> Explorer<'a> {
             let mark = run.allowed(point);
             let image = run.disk.image(point);
             self.tally.points += 1;
+            watchdog::crash(0, point, site, count, mark.op);
             let place = Place {
                 image: &image,
                 allowed: &mark.allowed,
@@ -315,6 +320,7 @@ impl<'a> Explorer<'a> {
         let mut finished = None;
         let units = Units::of(image.pending());
         let mut left = reach.plans;
+        let mut looked_at = 0u32;
         for level in 0..reach.level.map_or(0, |l| l + 1) {
             if trie.is_complete() {
                 break;
@@ -328,7 +334,12 @@ impl<'a> Explorer<'a> {
                     }
                     Ok(ran) => left -= u32::from(ran && left > 0),
                 }
-                left > 0 && !self.stopped
+                // Most plans may lead to what was seen: they cost little each, and there are as many as pairs of pending operations.
+                looked_at += 1;
+                if looked_at.is_multiple_of(64) && !(self.go_on)(&self.tally) {
+                    self.stopped = true;
+                }
+                left > 0 && looked_at < reach.plans.saturating_mul(PLANS_FOR_A_RECOVERY) && !self.stopped
             });
             if let Some(f) = failed {
                 return Err(f);
@@ -415,6 +426,7 @@ impl<'a> Explorer<'a> {
         self.tally.cases += 1;
         self.tally.at_depth(place.depth);
         coverage::new_state(place.depth);
+        watchdog::recovering(place.depth);
         let done = recover(self.subject, place.image, Box::new(fates), place.allowed);
         let found = |violation: Violation| {
             let crash = Crash {
@@ -459,6 +471,7 @@ impl<'a> Explorer<'a> {
         );
         if self.subject.oracles != Oracles::LIGHT && self.chosen(kind, true) {
             self.tally.heavy += 1;
+            watchdog::recovered(place.depth, &done.asked);
             if let Some(v) = afterwards(self.subject, place.image, &done, place.allowed, self.after) {
                 return Err(found(v));
             }
@@ -495,6 +508,7 @@ impl<'a> Explorer<'a> {
             return Ok(());
         }
         let events = done.disk.events();
+        watchdog::recovered(place.depth, &done.asked);
         let most_log = place.most_log.min(done.opened.log_bytes.saturating_mul(2) + (256 << 10));
         let points: Vec<usize> = match chain {
             false if done.points <= self.search.nested_points => (1..=done.points).collect(),
@@ -515,6 +529,8 @@ impl<'a> Explorer<'a> {
             self.tally.nested_points += 1;
             let image = done.disk.image(point);
             let site = events[..done.points].get(point).map(|e| e.site);
+            let nth = events[..point].iter().filter(|e| Some(e.site) == site).count() + 1;
+            watchdog::crash(depth, point, site, nth, None);
             let reach = match chain {
                 false => self.search.nested,
                 true => Reach { exact: 0, level: None, plans: 0, random: 1 },
@@ -525,8 +541,7 @@ impl<'a> Explorer<'a> {
                 Place { image: &image, allowed: place.allowed, must: Some(&must), site, depth, most_log };
             if let Err(mut finding) = self.visit(below, reach) {
                 if let Some(first) = finding.crashes.first_mut() {
-                    first.point = point;
-                    first.nth = events[..point].iter().filter(|e| Some(e.site) == site).count() + 1;
+                    (first.point, first.nth) = (point, nth);
                 }
                 return Err(finding);
             }

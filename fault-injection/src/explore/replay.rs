@@ -2,11 +2,13 @@
 use super::check::{Listed, Must, Oracles, Otherwise, Subject, afterwards, recover};
 use super::faults;
 use super::{Crash, Explorer, Finding, Search, Tally};
+use crate::case::Case;
 use crate::model::Allowed;
 use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::run::{Ended, Run, run};
 use crate::sim::{Image, IoEvent, IoFault, Persistence};
+use crate::watchdog;
 
 /// A scenario, and where it starts.
 #[derive(Clone, Copy)]
@@ -24,9 +26,19 @@ pub struct Scenario<'a> {
 }
 
 impl Scenario<'_> {
+    /// As a case without crashes.
+    fn case(&self, subject: Subject<'_>) -> Case {
+        Case {
+            workload: subject.workload.map_or("none", |w| w.name()).to_string(),
+            creates: self.start.is_none(),
+            faults: self.faults.to_vec(),
+            ..Case::of(subject.engine.name(), self.model, subject.config, self.ops)
+        }
+    }
     /// Runs it.
     pub fn run(&self, subject: Subject<'_>) -> Run {
         run(subject.engine, subject.config, self.model, self.start, self.ops, &|disk| {
+            watchdog::scenario(|| self.case(subject), disk);
             for f in self.faults {
                 disk.plan(f.clone());
             }
@@ -103,7 +115,8 @@ pub fn replay(subject: Subject<'_>, scenario: Scenario<'_>, crashes: &[Crash]) -
     let point = point_of(&run.disk.events(), first)?;
     let mark = run.allowed(point);
     let at = Replayed { image: run.disk.image(point), allowed: &mark.allowed, must: None };
-    let violation = step(subject, &at, first, rest, scenario.after)?;
+    watchdog::crash(0, point, first.site, first.nth, mark.op);
+    let violation = step(subject, (&at, 0), first, rest, scenario.after)?;
     Some(Finding { violation, crashes: crashes.to_vec(), op: mark.op })
 }
 
@@ -115,7 +128,7 @@ struct Replayed<'a> {
 
 fn step(
     subject: Subject<'_>,
-    at: &Replayed<'_>,
+    (at, depth): (&Replayed<'_>, usize),
     crash: &Crash,
     rest: &[Crash],
     after: &[Op],
@@ -123,7 +136,9 @@ fn step(
     let otherwise = if crash.rest_survives { Otherwise::Newest } else { Otherwise::Oldest };
     let fates =
         Listed { answers: crash.answers.iter().copied().collect(), otherwise, model: at.image.model() };
+    watchdog::recovering(depth);
     let done = recover(subject, &at.image, Box::new(fates), at.allowed);
+    watchdog::recovered(depth, &done.asked);
     if done.violation.is_some() {
         return done.violation;
     }
@@ -141,5 +156,6 @@ fn step(
     let image = done.disk.image(point);
     let must = Must::of(&done, done.state?, &image, &events[..point]);
     let below = Replayed { image, allowed: at.allowed, must: Some(must) };
-    step(subject, &below, next, rest, after)
+    watchdog::crash(depth + 1, point, next.site, next.nth, None);
+    step(subject, (&below, depth + 1), next, rest, after)
 }

@@ -24,6 +24,7 @@ pub(crate) mod kind {
     pub(crate) const COMMIT: u8 = 5;
     pub(crate) const ABORT: u8 = 6;
     pub(crate) const END: u8 = 7;
+    pub(crate) const CHECKPOINT_BEGIN: u8 = 8;
     pub(crate) const WRITE_NOTE: u8 = 12;
 }
 

@@ -37,7 +37,9 @@ pub enum Oracle {
     Silent,
     /// A panic.
     Panic,
-    /// Too much time, input/output or memory.
+    /// An operation or a recovery without end: it waits or computes for ever, or goes on reading and writing.
+    Hang,
+    /// Too much log or memory.
     Bounds,
     /// Two runs with one seed differ.
     Determinism,
@@ -62,6 +64,7 @@ impl fmt::Display for Oracle {
             Oracle::Order => "order",
             Oracle::Silent => "silent",
             Oracle::Panic => "panic",
+            Oracle::Hang => "hang",
             Oracle::Bounds => "bounds",
             Oracle::Determinism => "determinism",
             Oracle::Fault => "fault",

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `W-3` | a page is written before the group that holds the record at its pageLSN, or its image, is synced |
 //! | `W-1` | with images: a page is written whose imgLSN lies below the redo point of the newest durable checkpoint, or is no image |
+//! | `T2` | with images: before its first checkpoint a process logs an image of a page whose durable version has one at or above the redo point |
 //! | `LOG-1` | a group is written before the one before it is synced |
 //! | `LOG-2` | a group does not start where the one before ends: a sector of a durable record would be written again, or never |
 //! | `LOG-8` | the log enters a segment whose name or header is not durable, or a live segment's header is written |
@@ -84,6 +85,8 @@ pub struct HamalWatch {
     entered: BTreeSet<u64>,
     /// The segments that had a name before a rename that may have taken one: the event names only where a file goes.
     named: Option<Vec<u64>>,
+    /// Whether a checkpoint has begun in this process.
+    begun: bool,
     /// Log segments and control file that the process before left in the cache, and this one has not synced yet.
     inherited: BTreeSet<String>,
 }
@@ -112,6 +115,7 @@ impl HamalWatch {
             slots: None,
             entered: BTreeSet::new(),
             named: None,
+            begun: false,
             inherited: BTreeSet::new(),
         }
     }
@@ -247,21 +251,21 @@ impl HamalWatch {
         self.written_end = Some(at + data.len() as u64);
         self.current.extend_from_slice(data);
         self.current_parts.push((event.name.to_string(), event.range.clone()));
-        self.end_group();
-        objection
+        objection.or(self.end_group(disk))
     }
 
     /// If the group that is being written has its seal, takes it apart.
-    fn end_group(&mut self) {
+    fn end_group(&mut self, disk: &Durable<'_>) -> Option<String> {
         let bytes = &self.current;
-        let Some(seal) = bytes.len().checked_sub(48).map(|i| &bytes[i..]) else { return };
+        let seal = bytes.len().checked_sub(48).map(|i| &bytes[i..])?;
         let end = self.current_at + bytes.len() as u64;
         if &seal[..8] != b"\0hamSEAL" || u64_at(seal, 8) + 48 != end || u64_at(seal, 16) != self.current_at {
-            return;
+            return None;
         }
         let bytes = std::mem::take(&mut self.current);
         let mut at = 0;
         let mut blocks = Vec::new();
+        let mut images = Vec::new();
         while bytes[at] != 0 {
             let mut length = Fields(&bytes[at..]);
             let Some(n) = length.size().filter(|n| *n >= 8 && at + n < bytes.len()) else { break };
@@ -270,11 +274,15 @@ impl HamalWatch {
             blocks.clear();
             if let Some(record) = formats::parse(&bytes[at..at + n], body, lsn, at, &mut blocks) {
                 match record.kind {
+                    kind::CHECKPOINT_BEGIN => self.begun = true,
                     kind::COMMIT | kind::END => drop(self.live.remove(&record.txn)),
                     _ if record.txn != 0 => drop(self.live.insert(record.txn)),
                     _ => {}
                 }
                 for b in &blocks {
+                    if b.whole == Whole::Image && !self.begun {
+                        images.push((b.page, lsn));
+                    }
                     let page = self.pages.entry(b.page).or_default();
                     if matches!(b.whole, Whole::Init | Whole::Free) {
                         page.changes.clear();
@@ -291,6 +299,20 @@ impl HamalWatch {
         }
         let parts = std::mem::take(&mut self.current_parts);
         self.groups.push(Group { start: self.current_at, end, parts, synced: false });
+        images.into_iter().find_map(|(page, lsn)| self.imaged_again(page, lsn, disk))
+    }
+
+    /// Until the first checkpoint of a process the one before it counts. Recovery cut off, and begun anew however often, logs one
+    /// image of each page for that, or the log grows without bound.
+    fn imaged_again(&mut self, page: u64, lsn: u64, disk: &Durable<'_>) -> Option<String> {
+        let newest = self.newest(disk)?;
+        let (redo, db) = (newest.redo, newest.db);
+        let bytes = disk.read("data", page * self.page_size..(page + 1) * self.page_size)?;
+        let sound = bytes.len() as u64 == self.page_size && formats::page_is_sound(&bytes, &db, page);
+        let img = page_header(&bytes).img;
+        (sound && img >= redo).then(|| {
+            format!("T2: an image of page {page} is logged at {lsn}, and that at {img} is not below the redo point {redo}")
+        })
     }
 
     /// After a rename: whether it took a segment's name.

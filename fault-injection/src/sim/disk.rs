@@ -45,6 +45,8 @@ pub(super) struct Inner {
     traffic: (u64, u64),
     plan: Option<Plan>,
     capacity: Option<u64>,
+    /// Calls that the engine may still make, and 4 KiB that they may transfer.
+    budget: u64,
     pub(super) locks: BTreeSet<Arc<str>>,
     watch: Option<Box<dyn Watch>>,
     view: Option<Cursor>,
@@ -73,6 +75,7 @@ impl Inner {
             traffic: (0, 0),
             plan: None,
             capacity: None,
+            budget: u64::MAX,
             locks: BTreeSet::new(),
             watch: None,
             view: None,
@@ -287,6 +290,7 @@ impl Inner {
             flip(out, bit);
         }
         self.traffic.0 += n;
+        self.budget = self.budget.saturating_sub(n / 4096);
         self.note(mix(mix(u64::from(file.id), offset), n));
         Ok(n as usize)
     }
@@ -354,6 +358,7 @@ impl Inner {
         }
         live.close(at / SECTOR..end.div_ceil(SECTOR));
         self.traffic.1 += n as u64;
+        self.budget = self.budget.saturating_sub(n as u64 / 4096);
         Ok(n)
     }
 
@@ -464,7 +469,29 @@ impl SimDisk {
     }
     /// For calls of the engine.
     pub(super) fn on(&self) -> io::Result<MutexGuard<'_, Inner>> {
-        if self.is_off() { Err(names::eio()) } else { Ok(self.lock_inner()) }
+        if self.is_off() {
+            return Err(names::eio());
+        }
+        let mut inner = self.lock_inner();
+        if inner.budget == 0 {
+            self.power_off();
+            return Err(names::eio());
+        }
+        inner.budget -= 1;
+        Ok(inner)
+    }
+    /// From now on so many calls may be made; one more is counted for each 4 KiB that is transferred. Then every call of the
+    /// process fails.
+    pub fn set_budget(&self, calls: u64) {
+        self.lock_inner().budget = calls;
+    }
+    /// Whether a call was refused for want of budget, or the next will be.
+    pub fn is_spent(&self) -> bool {
+        self.lock_inner().budget == 0
+    }
+    /// The calls that may still be made.
+    pub fn budget(&self) -> u64 {
+        self.lock_inner().budget
     }
     /// From now on every call of this process fails, quickly.
     pub fn power_off(&self) {

@@ -14,7 +14,7 @@
 //! sweep misdirected page
 //! ```
 //!
-//! `shows` names the planted bugs that it is for. In a line after `repeat N:` every `$` is 1, 2, .. N in turn. A range of calls in a fault
+//! `shows` names the planted bugs that it is for. In a line after `repeat N:` every `$` is 1, 2, .. N in turn, and every `~` N, .. 2, 1. A range of calls in a fault
 //! means one run for each. With `sweep` lines the database that the operations leave is damaged instead of crashed: `closed` or `killed`,
 //! and the names of the damage.
 use crate::case::{parse_config, parse_sweep};
@@ -95,7 +95,8 @@ impl Situation {
                 let times: u32 =
                     times.trim().parse().map_err(|_| format!("repeat: {times:?} is no number"))?;
                 for i in 1..=times {
-                    self.operations(&what.replace('$', &i.to_string()))?;
+                    let what = what.replace('$', &i.to_string()).replace('~', &(times + 1 - i).to_string());
+                    self.operations(&what)?;
                 }
             }
             _ => self.operations(line)?,
@@ -218,9 +219,10 @@ mod tests {
 
     #[test]
     fn a_range_of_calls_is_a_run_for_each() {
-        let text = "situation a\nfault wal sync 2..4 once eio\nfault data write 1..2 forever nospace\nrepeat 2: begin $; commit $";
+        let text = "situation a\nfault wal sync 2..4 once eio\nfault data write 1..2 forever nospace\nrepeat 2: begin $; commit ~";
         let s = &parse(text).unwrap()[0];
         assert_eq!((s.faults.len(), s.faults[5].len(), s.ops.len()), (6, 2, 4));
+        assert_eq!(s.ops[1].to_string(), "commit 2");
         for bad in [
             "begin 1",
             "situation a\nrepeat x: begin 1",
