@@ -56,6 +56,9 @@ pub struct Checkpointer {
     /// Taken before `versions`.
     control: Mutex<ControlFile>,
     versions: Mutex<VersionsFile>,
+    /// What the control file says, and from where on the log is needed for both of its slots: for looks that do not wait for a
+    /// checkpoint that is under way.
+    shown: Mutex<(Control, Lsn)>,
 }
 
 impl Checkpointer {
@@ -66,7 +69,8 @@ impl Checkpointer {
         versions: VersionsFile,
         trace: Trace,
     ) -> Checkpointer {
-        Checkpointer { txns, trace, control: Mutex::new(control), versions: Mutex::new(versions) }
+        let shown = Mutex::new((control.current().clone(), control.keep_from()));
+        Checkpointer { txns, trace, control: Mutex::new(control), versions: Mutex::new(versions), shown }
     }
 
     /// Pages of whose versions nothing was known when the database was opened, because their block of the table was damaged.
@@ -78,12 +82,12 @@ impl Checkpointer {
 
     /// What the control file says now.
     pub fn current(&self) -> Control {
-        self.control.lock().current().clone()
+        self.shown.lock().0.clone()
     }
 
     /// The log is needed from here for the sake of both slots of the control file.
     pub fn keep_from(&self) -> Lsn {
-        self.control.lock().keep_from()
+        self.shown.lock().1
     }
 
     fn append(&self, log: &Log, kind: RecordKind, data: &[u8]) -> Result<(Lsn, Lsn)> {
@@ -206,6 +210,7 @@ impl Checkpointer {
             log.truncate(keep_from)?;
         }
         let slot = control.write(next).map_err(|e| log.poison(e))?;
+        *self.shown.lock() = (control.current().clone(), control.keep_from());
         versions.commit(written);
         drop(versions);
         if mutants::is(Mutant::ControlBeforeEnd) {

@@ -10,6 +10,7 @@ use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
 use hamal_space::Space;
 use hamal_sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use hamal_sync::thread::{self, ThreadId};
 use hamal_sync::time::Instant;
 use hamal_sync::{Mutex, RwLock};
 use hamal_trace::{ForceReason, WriteReason};
@@ -48,12 +49,23 @@ pub(crate) struct Core {
     /// Held by a step of the collector.
     collecting: Mutex<()>,
     last: Mutex<LastCheckpoint>,
+    /// The thread that works between the steps of a checkpoint.
+    between: Mutex<Option<ThreadId>>,
     /// Looking for ghosts of earlier runs.
     pub(crate) sweep: Mutex<Sweep>,
     /// The horizon that the collector saw last, and how often it looks at it again.
     hope: Mutex<(Lsn, u32)>,
     /// What background work last failed with.
     pub(crate) trouble: Mutex<Option<Error>>,
+}
+
+/// The work between two steps of a checkpoint ends with this, also in a panic.
+struct Over<'a>(&'a Mutex<Option<ThreadId>>);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
 }
 
 /// Where the last checkpoint left the log.
@@ -106,6 +118,7 @@ impl Core {
             collecting: Mutex::new(()),
             last: Mutex::new(last),
             sweep: Mutex::new(sweep),
+            between: Mutex::new(None),
             hope: Mutex::new((Lsn::NULL, 0)),
             trouble: Mutex::new(None),
         }
@@ -179,9 +192,23 @@ impl Core {
         if self.read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the database was opened for reading only"));
         }
-        let report = self.checkpointer.checkpoint_with(between)?;
+        if self.is_between() {
+            let m =
+                "a checkpoint was asked for between the steps of another one, by the thread that takes it";
+            return Err(Error::new(ErrorKind::InvalidArgument, m));
+        }
+        let report = self.checkpointer.checkpoint_with(&mut |step| {
+            *self.between.lock() = Some(thread::current().id());
+            let _over = Over(&self.between);
+            between(step)
+        })?;
         *self.last.lock() = LastCheckpoint { tail: self.log.tail(), begin: report.begin, at: Instant::now() };
         Ok(report)
+    }
+
+    /// Whether this thread works between the steps of a checkpoint: another one would wait for it, that is for itself.
+    pub(crate) fn is_between(&self) -> bool {
+        *self.between.lock() == Some(thread::current().id())
     }
 
     /// The most pages that may be dirty: what the pool admits (frames, and the image share of the log).
@@ -209,7 +236,7 @@ impl Core {
         let tail = self.log.tail();
         let by_bytes = tail.0.saturating_sub(last.begin.0) >= self.checkpoint_bytes();
         let by_time = clock && tail != last.tail && last.at.elapsed() >= self.options.checkpoint_interval;
-        if !by_bytes && !by_time {
+        if !by_bytes && !by_time || self.is_between() {
             return Ok(false);
         }
         self.checkpoint().map(|_| true)

@@ -177,7 +177,8 @@ impl Database {
     }
     /// [`Database::checkpoint`], with `between` called twice: after the begin record is logged, and after the two tables are
     /// copied. What other threads may do meanwhile anyway, it may do; an error of it leaves the checkpoint unfinished, as a crash
-    /// would. It must not take a checkpoint or close the database.
+    /// would. A checkpoint in it is refused with `InvalidArgument`, and a change that finds the log full gets `LogFull` at once. It must
+    /// not close the database.
     ///
     /// # Errors
     /// As [`Database::checkpoint`]; those of `between`.

@@ -40,11 +40,15 @@ impl Core {
     }
 
     /// After a statement of `txn` found the log, or the device, full: does the next thing that may make room. `false` if there
-    /// is nothing left to do. The transaction's call is over: neither latch nor credit nor its operation lock is held.
+    /// is nothing left to do, or if that is a checkpoint which this very thread is taking. The transaction's call is over: neither
+    /// latch nor credit nor its operation lock is held.
     ///
     /// # Errors
     /// `Poisoned`; those of a checkpoint.
     pub(crate) fn make_room(&self, done: &mut Relief, txn: &Txn) -> Result<bool> {
+        if self.is_between() {
+            return Ok(false);
+        }
         if !done.checkpointed {
             done.checkpointed = true;
             return self.relieve().map(|()| true);

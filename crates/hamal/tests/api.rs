@@ -3,7 +3,7 @@ mod common;
 
 use common::{bytes, rows, small, verify};
 use hamal::disk::MemDisk;
-use hamal::{Database, Durability, ErrorKind, Result};
+use hamal::{Between, Database, Durability, ErrorKind, Result};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -513,5 +513,27 @@ fn a_checkpoint_of_very_many_pages() -> Result<()> {
     let (db, report) = builder().open_on_with_report(Arc::new(crashed))?;
     assert!(report.dirty_pages > 1200, "{report}");
     assert_eq!(db.begin_read()?.tree("t")?.len()?, 1500);
+    Ok(())
+}
+
+/// A change between the steps of a checkpoint may find the log full. It does not wait for a checkpoint: this thread takes one.
+#[test]
+fn between_the_steps_of_a_checkpoint_no_other_one_is_taken() -> Result<()> {
+    let db = db();
+    let tx = db.begin_write()?;
+    let t = tx.create_tree("t")?;
+    let mut full = None;
+    db.checkpoint_with(|step| {
+        if step == Between::BeginAndTables {
+            assert_eq!(db.checkpoint().unwrap_err().kind(), ErrorKind::InvalidArgument);
+            full = (0u32..100_000).find_map(|i| t.put(i.to_be_bytes(), [7; 900]).err());
+        }
+        Ok(())
+    })?;
+    assert_eq!(full.expect("the log has a limit").kind(), ErrorKind::LogFull);
+    drop(t);
+    tx.rollback()?;
+    db.checkpoint()?;
+    verify(&db);
     Ok(())
 }

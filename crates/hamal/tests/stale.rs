@@ -218,20 +218,30 @@ fn an_older_version_of_a_page_that_was_clean_at_the_checkpoint_is_noticed() {
         db.checkpoint().unwrap();
         file(&disk, "data")
     };
-    put("clean", 1);
-    put("dirty", 1);
-    let before = settle();
-    put("clean", 2);
-    let was = settle();
-    let differs = |n: &usize| before[n * PAGE..(n + 1) * PAGE] != was[n * PAGE..(n + 1) * PAGE];
-    let changed: Vec<usize> = (0..before.len() / PAGE).filter(differs).collect();
-    let [page] = changed[..] else { panic!("{changed:?}") };
-    put("dirty", 2);
+    let trees = ["clean", "dirty", "newest"];
+    trees.iter().for_each(|tree| put(tree, 1));
+    // The one page of each tree.
+    let mut was = settle();
+    let pages = trees.map(|tree| {
+        put(tree, 2);
+        let now = settle();
+        let differs = |n: &usize| was[n * PAGE..(n + 1) * PAGE] != now[n * PAGE..(n + 1) * PAGE];
+        let changed: Vec<usize> = (0..now.len() / PAGE).filter(differs).collect();
+        was = now;
+        let [page] = changed[..] else { panic!("{tree}: {changed:?}") };
+        page
+    });
+    let write = |page: usize| db.engine().pool().flush_page(PageId(page as u64)).unwrap();
+    let page = pages[0];
+    put("dirty", 3);
     put("clean", 3);
-    db.engine().pool().flush_page(PageId(page as u64)).unwrap();
+    write(page);
+    // The newest page of all: the control file knows that one by itself.
+    put("newest", 3);
+    write(pages[2]);
     let report = db.checkpoint().unwrap();
     assert!(report.redo < report.begin && report.dirty_pages == 1, "{report:?}");
-    put("dirty", 3);
+    put("dirty", 4);
     let expected = contents(&db).unwrap();
     let crash = disk.crash(CrashModel::KeepAll);
     overwrite(&crash, "data", page * PAGE, &was[page * PAGE..(page + 1) * PAGE]);
