@@ -42,12 +42,13 @@ impl Runner {
                 return;
             }
         }
-        self.model.begin(op);
+        let change = &*op.change();
+        self.model.begin(change);
         match self.session.apply(op) {
-            Ok(applied) => self.model.end(op, applied == Applied::AllDurable),
+            Ok(applied) => self.model.end(change, applied == Applied::AllDurable),
             Err(e) if matches!(e.kind, FailureKind::Refused | FailureKind::NoSpace) => {
                 self.refused += 1;
-                self.model.refused(op);
+                self.model.refused(change);
                 let txn = op.txn().unwrap_or_else(|| panic!("{place}: {op}: {e}"));
                 self.out.insert(txn);
                 let back = Op::Rollback { txn };

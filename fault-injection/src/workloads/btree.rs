@@ -270,7 +270,11 @@ impl Mixed {
             34..=69 if matches!(phase, Phase::Trees) => self.trees(txn),
             _ => {
                 let (key, len, fill) = (self.key(slot, phase), self.len(phase), self.s.random.next() as u8);
-                self.s.push(Op::Put { txn, tree: self.tree, key, len, fill });
+                let (tree, within) = (self.tree, self.s.percent(3));
+                self.s.push(match within {
+                    true => Op::PutWithin { txn, tree, key, len, fill },
+                    false => Op::Put { txn, tree, key, len, fill },
+                });
             }
         }
     }
