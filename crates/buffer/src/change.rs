@@ -143,17 +143,17 @@ impl Pool {
         credit: &mut OpCredit<'_>,
         reserved: impl FnOnce(Appended),
     ) -> Result<Appended> {
-        let marks = self.mark_pages(edits, credit);
+        self.mark_pages(edits, credit);
         let appended = match self.append_change(change, edits, credit, reserved) {
             Ok(appended) => appended,
             Err(e) => {
-                self.unmark_pages(edits, &marks, credit);
+                self.unmark_pages(edits, credit);
                 return Err(e);
             }
         };
         if mutants::is(Mutant::RecLsnLate) {
-            let marked = edits.iter().zip(&marks).filter(|(_, (mark, _))| *mark != Mark::None);
-            marked.for_each(|(edit, (mark, _))| edit.page.guard.desc().move_mark(*mark, self.log.tail()));
+            let marked = edits.iter().filter(|e| e.page.marked.0 != Mark::None);
+            marked.for_each(|e| e.page.guard.desc().move_mark(e.page.marked.0, self.log.tail()));
         }
         let txn = txn_of(change.txn, appended.lsn);
         for edit in edits.iter_mut() {
@@ -184,40 +184,39 @@ impl Pool {
     }
 
     /// Sets rec or rec_next, with the present tail as a lower bound of the LSN to come (`BUF-REC`).
-    fn mark_pages(&self, edits: &[PageEdit<'_, '_>], credit: &mut OpCredit<'_>) -> Vec<(Mark, bool)> {
+    fn mark_pages(&self, edits: &mut [PageEdit<'_, '_>], credit: &mut OpCredit<'_>) {
         let tail = self.log.tail();
         #[cfg(test)]
         edits.iter().for_each(|e| self.step(crate::tests::Step::TailRead, e.page.id));
         let mut set = false;
-        let marks = edits
-            .iter()
-            .map(|edit| {
-                let f = edit.page.guard.desc();
-                if edit.whole == Whole::Free {
-                    // Nothing of a freed page has to reach the disk, its free record neither (BUF-FREE).
-                    return (Mark::None, false);
-                }
-                let before = f.is_dirty();
-                let mark = f.mark(tail);
+        for edit in edits {
+            let f = edit.page.guard.desc();
+            edit.page.marked = (Mark::None, false);
+            if edit.whole == Whole::Free {
+                // Nothing of a freed page has to reach the disk, its free record neither (BUF-FREE).
+                continue;
+            }
+            let before = f.is_dirty();
+            let mark = f.mark(tail);
+            if mark != Mark::None {
                 self.count_dirty(before, true);
-                set |= mark != Mark::None;
-                (mark, mark != Mark::None && credit.move_token(f))
-            })
-            .collect();
+                set = true;
+                edit.page.marked = (mark, credit.move_token(f));
+            }
+        }
         if set {
             // Pairs with the fence in `publish_checkpoint`: a checkpoint whose begin record follows the one appended
             // next sees these marks in its scan, whatever orders the log's tail is advanced with (W-8).
             fence(SeqCst);
         }
-        marks
     }
 
-    fn unmark_pages(&self, edits: &[PageEdit<'_, '_>], marks: &[(Mark, bool)], credit: &mut OpCredit<'_>) {
-        for (edit, (mark, token)) in edits.iter().zip(marks) {
-            let f = edit.page.guard.desc();
+    fn unmark_pages(&self, edits: &[PageEdit<'_, '_>], credit: &mut OpCredit<'_>) {
+        for edit in edits {
+            let (f, (mark, token)) = (edit.page.guard.desc(), edit.page.marked);
             let before = f.is_dirty();
-            f.unmark(*mark);
-            if *token {
+            f.unmark(mark);
+            if token {
                 credit.return_token(f);
             }
             self.count_dirty(before, f.is_dirty());

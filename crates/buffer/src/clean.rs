@@ -79,6 +79,13 @@ struct ImageCredit<'l> {
     debt: Option<Credit<'l>>,
 }
 
+impl ImageCredit<'_> {
+    /// The images are logged: what they have taken goes back before the log is forced and the pages are written.
+    fn settle(&mut self) {
+        self.reserved.iter_mut().chain(&mut self.debt).for_each(Credit::settle);
+    }
+}
+
 /// What became of a page in W-2.
 enum Taken {
     Copied(Copied, Lsn),
@@ -328,6 +335,7 @@ impl Pool {
             c.staging = Some(staging);
             return Ok(());
         }
+        credit.settle();
         // W-3. A page's content may also have been changed by a thread that then poisoned the engine: ask before writing.
         if !mutants::is(Mutant::PageBeforeLog) {
             self.log.force(force, ForceReason::WalRule)?;

@@ -90,11 +90,14 @@ impl OpCredit<'_> {
     pub fn take_undo_images(&mut self, most: u64) -> u64 {
         let images = most.min(self.undo_images);
         self.undo_images -= images;
+        self.log.take_reserved(images * self.pool.image_cost());
         images
     }
     /// Moves the undo's share of a group out: log space that its owner gives back. Returns the bytes.
     pub fn take_undo_group(&mut self) -> u64 {
-        std::mem::take(&mut self.undo_group)
+        let bytes = std::mem::take(&mut self.undo_group);
+        self.log.take_reserved(bytes);
+        bytes
     }
     /// Whether it was made by [`Pool::credit_thrifty`].
     pub fn is_thrifty(&self) -> bool {
@@ -104,6 +107,7 @@ impl OpCredit<'_> {
     pub fn take_images(&mut self) -> u64 {
         let left = std::mem::take(&mut self.tokens);
         self.pool.promised.fetch_sub(left, SeqCst);
+        self.log.take_reserved(left * self.pool.image_cost());
         left
     }
     /// Bytes left for records.
@@ -127,6 +131,7 @@ impl OpCredit<'_> {
             return false;
         }
         self.tokens -= 1;
+        self.log.take_reserved(self.pool.image_cost());
         frame.owe();
         self.pool.promised.fetch_sub(1, SeqCst);
         true
@@ -135,6 +140,7 @@ impl OpCredit<'_> {
     pub(crate) fn return_token(&mut self, frame: &Frame) {
         if frame.take_owed() {
             self.tokens += 1;
+            self.log.put_reserved(self.pool.image_cost());
             self.pool.promised.fetch_add(1, SeqCst);
         }
     }
@@ -142,12 +148,11 @@ impl OpCredit<'_> {
 
 impl Drop for OpCredit<'_> {
     fn drop(&mut self) {
-        self.pool.promised.fetch_sub(self.tokens, SeqCst);
-        self.pool.ring_used.fetch_sub(self.ring, SeqCst);
-        let left = (self.tokens + self.undo_images) * self.pool.image_cost() + self.undo_group;
-        if left != 0 {
-            self.pool.log.give_back(left);
+        // The log space of what is left goes back with the log's credit.
+        if self.tokens != 0 {
+            self.pool.promised.fetch_sub(self.tokens, SeqCst);
         }
+        self.pool.ring_used.fetch_sub(self.ring, SeqCst);
     }
 }
 
@@ -201,6 +206,16 @@ impl Pool {
         self.credit_with_images(record_bytes + undo_bytes, pages, undo_images, undo_group, system)
     }
 
+    /// Credit for several undoable changes of one page under one hold of its latch, `changes` of them: [`Pool::credit`], with a
+    /// share of a group for the undo of each.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn credit_run(&self, record_bytes: u64, undo_bytes: u64, changes: usize) -> Result<OpCredit<'_>> {
+        let group = self.undo_group_bytes() * changes as u64;
+        self.credit_with_images(record_bytes + undo_bytes, 1, 1, group, false)
+    }
+
     /// Credit for a structure change that may spread the rows of live transactions over `spread` pages more than held them:
     /// [`Pool::credit`], and an image for the undo on each of those pages.
     ///
@@ -236,7 +251,9 @@ impl Pool {
         let room = self.admit(record_bytes, pages as u64, true)?;
         let images = room.tokens * self.image_cost();
         self.reserve_images(images)?;
-        let log = self.log.credit_from(reserve, record_bytes).inspect_err(|_| self.log.give_back(images))?;
+        let mut log =
+            self.log.credit_from(reserve, record_bytes).inspect_err(|_| self.log.give_back(images))?;
+        log.put_reserved(images);
         Ok(room.into_credit(log))
     }
 
@@ -248,7 +265,8 @@ impl Pool {
     /// `Poisoned`; `NoSpace` if the reserve does not reach for the record; reserve and images are then as they were.
     pub fn credit_thrifty(&self, reserve: &mut u64, record_bytes: u64, images: u64) -> Result<OpCredit<'_>> {
         let room = self.admit(record_bytes, images, true)?;
-        let log = self.log.credit_from(reserve, record_bytes)?;
+        let mut log = self.log.credit_from(reserve, record_bytes)?;
+        log.put_reserved(room.tokens * self.image_cost());
         let mut credit = room.into_credit(log);
         credit.thrifty = true;
         Ok(credit)

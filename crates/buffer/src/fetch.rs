@@ -1,13 +1,13 @@
 //! Finding pages: by the translation array when they are in memory, else by reading them into a frame that the clock
 //! has found.
-use crate::frame::Frame;
+use crate::frame::{Frame, Mark};
 use crate::guard::Made;
 use crate::patience::Patience;
 use crate::pool::DATA;
 use crate::region::{ReadGuard, WriteGuard};
 use crate::translate::Entry;
 use crate::versions::version_tag;
-use crate::{ExclusivePage, Glance, Need, Pin, Pool, SharedPage, Stop};
+use crate::{ExclusivePage, Glance, LastSeen, Need, Pin, Pool, SharedPage, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageFault, PageId, header};
@@ -55,7 +55,11 @@ impl Pool {
     /// As [`Pool::shared`].
     pub fn exclusive(&self, id: PageId) -> Result<ExclusivePage<'_>> {
         let guard = self.write_latch(id)?;
-        Ok(ExclusivePage {
+        Ok(self.exclusive_page(guard, id))
+    }
+
+    fn exclusive_page<'p>(&'p self, guard: WriteGuard<'p, Frame>, id: PageId) -> ExclusivePage<'p> {
+        ExclusivePage {
             pool: self,
             guard,
             id,
@@ -63,7 +67,8 @@ impl Pool {
             made: None,
             unwinding: panicking(),
             changing: false,
-        })
+            marked: (Mark::None, false),
+        }
     }
 
     pub(crate) fn write_latch(&self, id: PageId) -> Result<WriteGuard<'_, Frame>> {
@@ -179,15 +184,23 @@ impl Pool {
     /// [`Need::Page`](crate::Need::Page) if it is not in memory (or is just being read); `Poisoned`.
     pub fn try_exclusive(&self, id: PageId) -> std::result::Result<ExclusivePage<'_>, Stop> {
         let guard = self.try_write_latch(id)?;
-        Ok(ExclusivePage {
-            pool: self,
-            guard,
-            id,
-            fresh: false,
-            made: None,
-            unwinding: panicking(),
-            changing: false,
-        })
+        Ok(self.exclusive_page(guard, id))
+    }
+
+    /// A page that this or another thread had under the exclusive latch, under that latch again, if nobody holds it now and
+    /// nobody has held it exclusively since: it is as it was left (`BUF-GLANCE`). Waits for nothing.
+    ///
+    /// # Errors
+    /// `Poisoned`.
+    #[inline]
+    pub fn try_exclusive_again(&self, seen: &LastSeen) -> Result<Option<ExclusivePage<'_>>> {
+        self.check()?;
+        let Some(guard) = self.region.try_write_at(seen.frame, seen.version) else { return Ok(None) };
+        debug_assert!(guard.desc().holds(seen.page), "BUF-GLANCE");
+        guard.desc().touch();
+        self.hits.add(1);
+        self.trace.emit(|| Event::PageFix { page: seen.page, exclusive: true });
+        Ok(Some(self.exclusive_page(guard, seen.page)))
     }
 
     fn try_write_latch(&self, id: PageId) -> std::result::Result<WriteGuard<'_, Frame>, Stop> {
@@ -298,6 +311,7 @@ impl Pool {
                     made: Some(Made::new(self, id)),
                     unwinding: panicking(),
                     changing: false,
+                    marked: (Mark::None, false),
                 });
             }
             // The page was freed while it was being written. Whoever makes a page may ask for more while holding it, and

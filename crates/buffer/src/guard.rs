@@ -1,6 +1,6 @@
 //! Latched pages as they are handed out, and pins.
 use crate::Pool;
-use crate::frame::Frame;
+use crate::frame::{Frame, Mark};
 use crate::region::{ReadGuard, WriteGuard};
 use hamal_error::Error;
 use hamal_mutants::{self as mutants, Mutant};
@@ -78,6 +78,24 @@ pub struct ExclusivePage<'p> {
     pub(crate) unwinding: bool,
     /// [`Pool::change`] is at work on it: the page may be half changed, or be behind the log.
     pub(crate) changing: bool,
+    /// The mark that the change at work has set, and whether an image's reserve moved with it.
+    pub(crate) marked: (Mark, bool),
+}
+
+/// A page as its exclusive latch was given back: where it was, and the version that it then had. As long as that version stands,
+/// the page is there and as it was (`BUF-GLANCE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastSeen {
+    pub(crate) page: PageId,
+    pub(crate) frame: u32,
+    pub(crate) version: u64,
+}
+
+impl LastSeen {
+    /// The page.
+    pub fn page(&self) -> PageId {
+        self.page
+    }
 }
 
 /// Notes that a page is being made by this thread, as long as it is there.
@@ -104,6 +122,10 @@ impl ExclusivePage<'_> {
     /// The page's id.
     pub fn id(&self) -> PageId {
         self.id
+    }
+    /// What this hold of the latch will leave behind: see [`Pool::try_exclusive_again`].
+    pub fn last_seen(&self) -> LastSeen {
+        LastSeen { page: self.id, frame: self.guard.frame(), version: self.guard.version_to_come() }
     }
 }
 

@@ -51,7 +51,7 @@ pub use checkpoint::DirtyScan;
 pub use clean::CleanReport;
 pub use credit::{OpCredit, RingShares};
 pub use fetch::FrameTurn;
-pub use guard::{ExclusivePage, Glance, Pin, SharedPage};
+pub use guard::{ExclusivePage, Glance, LastSeen, Pin, SharedPage};
 pub use ops::{ApplyError, Applying, Managers, PageOps};
 pub use pool::{MIN_FRAMES, Pool, PoolOptions, PoolStats};
 pub use redo::RedoPage;

@@ -229,6 +229,12 @@ impl<D> Region<D> {
         self.slots[frame as usize].latch.try_lock_exclusive().then(|| WriteGuard { region: self, frame })
     }
 
+    /// Takes the exclusive latch if nobody holds it and the frame still has this version.
+    pub(crate) fn try_write_at(&self, frame: u32, version: u64) -> Option<WriteGuard<'_, D>> {
+        let slot = self.slots.get(frame as usize)?;
+        slot.latch.try_lock_exclusive_at(version).then(|| WriteGuard { region: self, frame })
+    }
+
     fn at(&self, frame: u32) -> *mut u8 {
         debug_assert!((frame as usize) < self.slots.len());
         // SAFETY: guards are made only for frames that index `slots`, so the offset is inside the mapping (BUF-MEM-1).
@@ -282,6 +288,10 @@ impl<'r, D> WriteGuard<'r, D> {
     }
     pub(crate) fn frame(&self) -> u32 {
         self.frame
+    }
+    /// The version that the frame will have when the latch is given back.
+    pub(crate) fn version_to_come(&self) -> u64 {
+        self.region.slots[self.frame as usize].latch.version_to_come()
     }
     /// Gives the latch back and takes it again (a planted bug; the caller holds no reference to the bytes).
     pub(crate) fn let_go_for_a_moment(&mut self) {

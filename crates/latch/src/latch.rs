@@ -226,6 +226,22 @@ impl Latch {
         self.exclude(self.word.load(Ordering::Relaxed))
     }
 
+    /// Takes the latch exclusively if nobody holds it and nobody has held it exclusively since it had this version.
+    pub fn try_lock_exclusive_at(&self, version: u64) -> bool {
+        let free =
+            self.word.compare_exchange(version, version | EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed);
+        if free.is_ok() {
+            // LATCH-2, as in `exclude`.
+            fence(Ordering::Release);
+        }
+        free.is_ok()
+    }
+
+    /// The version that the latch will have when the exclusive hold is given back. For the holder.
+    pub fn version_to_come(&self) -> u64 {
+        self.word.load(Ordering::Relaxed).wrapping_add(1) & VERSION
+    }
+
     fn exclude(&self, mut seen: u64) -> bool {
         while seen & (EXCLUSIVE | SHARED) == 0 {
             match self.word.compare_exchange_weak(

@@ -253,3 +253,23 @@ fn giving_up_strands_nobody() {
         }
     });
 }
+
+/// The exclusive latch at a version: not while anybody holds it, and not after anybody has held it exclusively.
+#[test]
+fn a_latch_is_taken_at_its_version_only() {
+    let latch = Latch::new();
+    latch.lock_exclusive();
+    let seen = latch.version_to_come();
+    assert!(!latch.try_lock_exclusive_at(seen), "it is held");
+    latch.unlock_exclusive();
+    assert_eq!(latch.optimistic(), Some(seen));
+    latch.lock_shared();
+    assert!(!latch.try_lock_exclusive_at(seen), "it is held shared");
+    latch.unlock_shared();
+    assert!(latch.try_lock_exclusive_at(seen), "a reader does not matter");
+    assert!(!latch.try_lock_exclusive());
+    latch.unlock_exclusive();
+    assert!(!latch.try_lock_exclusive_at(seen), "somebody has held it");
+    assert!(latch.try_lock_exclusive_at(seen + 1));
+    latch.unlock_exclusive();
+}

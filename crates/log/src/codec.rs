@@ -104,46 +104,76 @@ pub(crate) fn check(spec: &RecordSpec<'_>, lsn: u64) -> Result<(), &'static str>
     Ok(())
 }
 
-/// Encodes the record for `lsn` into `out` (cleared first).
-pub(crate) fn encode(spec: &RecordSpec<'_>, lsn: u64, seeds: Seeds, out: &mut Vec<u8>) {
-    out.clear();
-    let len = encoded_len(spec, lsn);
-    out.reserve(len);
-    varint::put(out, len as u64);
-    let crc_at = out.len();
-    out.extend_from_slice(&[0; 4]);
+/// Fills the bytes of a record from their front.
+struct Out<'a> {
+    bytes: &'a mut [u8],
+    at: usize,
+}
+
+impl Out<'_> {
+    #[inline]
+    fn byte(&mut self, b: u8) {
+        self.bytes[self.at] = b;
+        self.at += 1;
+    }
+    #[inline]
+    fn varint(&mut self, mut v: u64) {
+        while v >= 0x80 {
+            self.byte(v as u8 | 0x80);
+            v >>= 7;
+        }
+        self.byte(v as u8);
+    }
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
+    }
+}
+
+/// Encodes the record for `lsn` into `out`, which has the length that it has there ([`encoded_len`]).
+///
+/// # Panics
+/// If `out` is too short.
+pub(crate) fn encode(spec: &RecordSpec<'_>, lsn: u64, seeds: Seeds, out: &mut [u8]) {
+    let len = out.len();
+    let mut out = Out { bytes: out, at: 0 };
+    out.varint(len as u64);
+    let crc_at = out.at;
+    out.put(&[0; 4]);
     let txn = match spec.txn {
         TxnRef::None => 0,
         TxnRef::First => 1,
         TxnRef::Id(_) => 2,
     };
     let prev = if spec.prev.is_null() { 0 } else { HAS_PREV };
-    out.push(spec.kind as u8 | txn << TXN_SHIFT | prev);
-    out.push(spec.rm.0);
+    out.byte(spec.kind as u8 | txn << TXN_SHIFT | prev);
+    out.byte(spec.rm.0);
     if let TxnRef::Id(id) = spec.txn {
-        varint::put(out, lsn.wrapping_sub(id.0));
+        out.varint(lsn.wrapping_sub(id.0));
     }
     if !spec.prev.is_null() {
-        varint::put(out, lsn.wrapping_sub(spec.prev.0));
+        out.varint(lsn.wrapping_sub(spec.prev.0));
     }
     let whole = spec.blocks.iter().any(|b| b.whole != Whole::No);
-    out.push(spec.blocks.len() as u8 | if whole { HAS_WHOLE } else { 0 });
+    out.byte(spec.blocks.len() as u8 | if whole { HAS_WHOLE } else { 0 });
     let mut before = 0;
     for b in spec.blocks {
-        varint::put(out, page_delta(b, before));
-        varint::put(out, former_delta(lsn, b.former));
-        out.push(b.op);
+        out.varint(page_delta(b, before));
+        out.varint(former_delta(lsn, b.former));
+        out.byte(b.op);
         if whole {
-            out.push(b.whole as u8);
+            out.byte(b.whole as u8);
         }
-        varint::put(out, b.payload.len() as u64);
-        out.extend_from_slice(b.payload);
+        out.varint(b.payload.len() as u64);
+        out.put(b.payload);
         before = b.page.0;
     }
-    out.extend_from_slice(spec.undo);
-    debug_assert_eq!(out.len(), len);
-    let crc = checksum(out, crc_at, lsn, seeds);
-    out[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+    out.put(spec.undo);
+    assert_eq!(out.at, len, "LOG-5: a record fills what was reserved for it");
+    let bytes = out.bytes;
+    let crc = checksum(bytes, crc_at, lsn, seeds);
+    bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
 fn checksum(bytes: &[u8], crc_at: usize, lsn: u64, seeds: Seeds) -> u32 {
@@ -354,9 +384,8 @@ mod tests {
     fn bytes_of(a: &Any) -> Vec<u8> {
         with_spec(a, |spec| {
             assert_eq!(check(spec, a.lsn), Ok(()));
-            let mut out = Vec::new();
+            let mut out = vec![0xAA; encoded_len(spec, a.lsn)];
             encode(spec, a.lsn, seeds(), &mut out);
-            assert_eq!(out.len(), encoded_len(spec, a.lsn));
             assert!(out.len() <= bound(spec) && out.len() >= MIN_RECORD && out[0] != 0);
             assert_eq!(peek_len(&out[..4]), Some(out.len()));
             out
@@ -475,7 +504,7 @@ mod tests {
                 undo: &[],
             };
             assert_eq!(check(&spec, lsn), Ok(()));
-            let mut out = Vec::new();
+            let mut out = vec![0; encoded_len(&spec, lsn)];
             encode(&spec, lsn, seeds(), &mut out);
             assert!(out.len() <= bound(&spec), "{count}: {} > {}", out.len(), bound(&spec));
             assert!(bound(&spec) <= 64 + count * 240);

@@ -56,6 +56,8 @@ pub struct LogStats {
 pub(crate) struct Grow {
     /// Released files of the present segment length.
     pub(crate) free: Vec<String>,
+    /// Groups that had been written when it made the last one.
+    pub(crate) groups: u64,
 }
 
 /// The log, open for appending. Shared by all threads.
@@ -175,7 +177,7 @@ impl Log {
             reader: Mutex::new(Files::new(segments.clone(), seeds, READ_CHUNK, 16 * READ_CHUNK)),
             scans: RwLock::new(()),
             segments: RwLock::new(Arc::new(segments)),
-            grow: Mutex::new(Grow { free: Vec::new() }),
+            grow: Mutex::new(Grow { free: Vec::new(), groups: 0 }),
             ring_turn: Mutex::new(()),
             ring_mutex: Mutex::new(()),
             ring_wake: Condvar::new(),
@@ -367,19 +369,19 @@ impl Log {
             }
         };
         let hole = Hole(self);
-        // The tail first, then the demand: their sum is never too small (see `space.rs`).
         credit.bytes -= len;
-        self.demand.fetch_sub(len, SeqCst);
-        self.ring_demand.fetch_sub(len, SeqCst);
         let appended = Appended { lsn: Lsn(lsn), end: Lsn(lsn + len) };
         reserved(appended);
         // A thread that is ending has no scratch any more; then a fresh one does.
         let mut bytes = SCRATCH.try_with(RefCell::take).unwrap_or_default();
-        codec::encode(spec, lsn, self.seeds, &mut bytes);
-        assert_eq!(bytes.len() as u64, len, "LOG-5: a record fills what was reserved for it");
+        if bytes.len() < len as usize {
+            bytes.resize(len as usize, 0);
+        }
+        let record = &mut bytes[..len as usize];
+        codec::encode(spec, lsn, self.seeds, record);
         // SAFETY: `[lsn, lsn + len)` was reserved by the exchange above and belongs to this thread; its slot
         // keeps the leader, and so `durable`, below it; the credit was admitted to the ring (LOG-4).
-        unsafe { self.ring.write(lsn, &bytes) };
+        unsafe { self.ring.write(lsn, record) };
         let _ = SCRATCH.try_with(|s| s.replace(bytes));
         std::mem::forget(hole);
         slot.count(len);

@@ -178,6 +178,9 @@ pub(crate) struct Plan {
     pub(crate) bytes: u64,
     pub(crate) seal_before: u32,
     pub(crate) mode: OpenMode,
+    /// Whether a new file is written once before it is used. Its space is there in any case; but the first write of a block that
+    /// never was written has the file system note that, and the sync of it takes longer.
+    pub(crate) written: bool,
 }
 
 /// Makes a segment: from `free`, a released file of the same length, or from nothing.
@@ -211,10 +214,11 @@ fn fill(disk: &dyn Disk, plan: Plan, source: &str, zero: bool) -> std::io::Resul
     if zero {
         file.set_len(0)?;
         file.allocate(0, plan.bytes)?;
-        let zeros = AlignedBuf::new(FILL.min(plan.bytes as usize));
+        let fill = if plan.written { plan.bytes } else { 0 };
+        let zeros = AlignedBuf::new(FILL.min(fill as usize).max(1));
         let mut at = 0;
-        while at < plan.bytes {
-            let n = (plan.bytes - at).min(zeros.len() as u64);
+        while at < fill {
+            let n = (fill - at).min(zeros.len() as u64);
             file.write_at(at, &zeros[..n as usize])?;
             at += n;
         }

@@ -7,7 +7,7 @@
 //! ring_demand - durable` within the ring (LOG-4).
 //!
 //! *Why the arithmetic is free of races.* An admission first adds its bytes, then reads, then decides, and
-//! takes them back if refused. An append raises the tail before it lowers the demand, so their sum, read
+//! takes them back if refused. An append raises the tail, and the demand is lowered later, with the credit's drop; so their sum, read
 //! demand first and tail second, is never too small. `durable` is read before both, so it is never too large.
 //! Of several admissions at once the one whose reads come last has counted all others; the budget holds when
 //! it is admitted, hence for all.
@@ -26,10 +26,20 @@ use std::sync::Arc;
 
 /// Space in the ring and in allocated segments that an operation may use without waiting (taken
 /// before the first latch). What is not used is given back on drop.
+///
+/// The accounts change when a credit is made and when it is dropped, not with each append: in between they hold more than is
+/// needed, never less.
 #[derive(Debug)]
 pub struct Credit<'l> {
     pub(crate) log: &'l Log,
+    /// What is left for records.
     pub(crate) bytes: u64,
+    /// The ring space, and as much log space, with which it was admitted.
+    admitted: u64,
+    /// Of that log space, what has been taken out.
+    taken: u64,
+    /// Log space beside it.
+    reserved: u64,
 }
 
 /// Where the thread that makes segments ahead sleeps.
@@ -54,8 +64,27 @@ impl<'l> Credit<'l> {
     pub fn take(&mut self, bytes: u64) -> u64 {
         assert!(bytes <= self.bytes, "a reserve of {bytes} bytes from a credit of {}", self.bytes);
         self.bytes -= bytes;
-        self.log.ring_release(bytes);
+        self.taken += bytes;
         bytes
+    }
+    /// Moves `bytes` out of the log space beside the credit, as [`Credit::take`].
+    ///
+    /// # Panics
+    /// If there is less (a bug in the caller's worst case).
+    pub fn take_reserved(&mut self, bytes: u64) {
+        assert!(bytes <= self.reserved, "a reserve of {bytes} bytes from one of {}", self.reserved);
+        self.reserved -= bytes;
+    }
+    /// Moves log space that is reserved in the log's accounts to the space beside the credit.
+    pub fn put_reserved(&mut self, bytes: u64) {
+        self.reserved += bytes;
+    }
+    /// Gives back what records have taken: for who keeps the credit for a while after the last of them.
+    pub fn settle(&mut self) {
+        let spent = self.admitted - self.taken - self.bytes;
+        self.log.demand.fetch_sub(spent, SeqCst);
+        self.log.ring_release(self.admitted - self.bytes);
+        (self.admitted, self.taken) = (self.bytes, 0);
     }
     /// The log.
     pub fn log(&self) -> &'l Log {
@@ -65,10 +94,13 @@ impl<'l> Credit<'l> {
 
 impl Drop for Credit<'_> {
     fn drop(&mut self) {
-        self.log.demand.fetch_sub(self.bytes, SeqCst);
-        self.log.ring_release(self.bytes);
+        self.log.demand.fetch_sub(self.admitted - self.taken + self.reserved, SeqCst);
+        self.log.ring_release(self.admitted);
     }
 }
+
+/// Bytes of a group on average below which a new segment is written once before it is used.
+const SMALL_GROUP: u64 = 64 << 10;
 
 impl Log {
     /// Credit for an operation that appends at most `bytes` (of records, worst case). May write and sync to
@@ -83,8 +115,8 @@ impl Log {
         self.credit_and_reserve(bytes, 0, system)
     }
 
-    /// [`Log::credit`], and `reserve` bytes of log space beside it, admitted together: they are not in the credit and take
-    /// no ring space, as if they had been taken out of it at once ([`Credit::take`]).
+    /// [`Log::credit`], and `reserve` bytes of log space beside it, admitted together, which take no ring space: for
+    /// [`Credit::take_reserved`].
     ///
     /// # Errors
     /// As there.
@@ -93,7 +125,7 @@ impl Log {
         self.check_fits_ring(bytes)?;
         self.admit_space(bytes + reserve, system)?;
         match self.admit_ring(bytes) {
-            Ok(()) => Ok(Credit { log: self, bytes }),
+            Ok(()) => Ok(Credit { log: self, bytes, admitted: bytes, taken: 0, reserved: reserve }),
             Err(e) => {
                 self.demand.fetch_sub(bytes + reserve, SeqCst);
                 Err(e)
@@ -130,7 +162,7 @@ impl Log {
             return Err(e);
         }
         *reserve -= kept;
-        Ok(Credit { log: self, bytes })
+        Ok(Credit { log: self, bytes, admitted: bytes, taken: 0, reserved: 0 })
     }
 
     /// Gives reserved log space back.
@@ -268,7 +300,10 @@ impl Log {
             Some(last) => (last.end(), self.last_seal.load(SeqCst).max(1)),
             None => (self.tail.load(SeqCst), 0),
         };
-        let plan = Plan { id: self.identity, first, bytes, seal_before, mode: self.write_mode() };
+        // Where groups are small their syncs count; a load fills a segment with a few, and has no use for the zeros.
+        let groups = self.groups.load(Relaxed);
+        let written = segments.len() < 2 || groups - grow.groups >= bytes / SMALL_GROUP;
+        let plan = Plan { id: self.identity, first, bytes, seal_before, mode: self.write_mode(), written };
         let free = grow.free.pop();
         let recycled = free.is_some();
         let segment = segment::make(&*self.disk, plan, free.as_deref())?;
@@ -280,6 +315,7 @@ impl Log {
         let mut all = (*segments).clone();
         all.push(Arc::new(segment));
         self.set_segments(all);
+        grow.groups = groups;
         self.usable_end.store(first, SeqCst);
         if recycled { &self.recycled } else { &self.created }.fetch_add(1, Relaxed);
         self.trace.emit(|| Event::LogSegment { first: Lsn(first), recycled });

@@ -11,7 +11,7 @@ pub(crate) fn len(v: u64) -> usize {
 }
 
 /// Appends `v`.
-#[inline]
+#[cfg(test)]
 pub(crate) fn put(out: &mut Vec<u8>, mut v: u64) {
     while v >= 0x80 {
         out.push(v as u8 | 0x80);

@@ -686,6 +686,12 @@ fn promises_are_counted() {
     let mut c = log.credit_and_reserve(1000, 500, false).unwrap();
     assert_eq!((promised(), c.left()), (1500, 1000));
     assert_eq!((c.take(300), promised(), c.left()), (300, 1500, 700));
+    c.take_reserved(400);
+    c.put_reserved(400);
+    c.take_reserved(500);
+    assert_eq!((promised(), c.left()), (1500, 700));
+    c.settle();
+    assert_eq!((promised(), c.left()), (1500, 700));
     drop(c);
     assert_eq!(promised(), 800);
     log.reserve(200, false).unwrap();

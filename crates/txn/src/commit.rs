@@ -5,7 +5,7 @@
 //! nor the visible LSN ever covers a commit whose status is not stored (TXN-COMMIT). Row locks end here:
 //! whoever comes next builds on the commit at once, and its own commit lies behind this one in the log. Only
 //! the acknowledgement waits for the disk.
-use crate::txn::{State, Txn};
+use crate::txn::{State, Touched, Txn};
 use crate::{Isolation, TxnManager, Validation, rollback::END_BYTES};
 use hamal_error::{Error, Result};
 use hamal_log::{Appended, Credit, RecordKind, RecordSpec, Ticket, TxnRef};
@@ -13,7 +13,6 @@ use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
 use hamal_sync::atomic::Ordering;
 use hamal_trace::Event;
-use std::collections::HashSet;
 
 /// Commits between two collections.
 const COLLECT_EVERY: u64 = 64;
@@ -159,7 +158,7 @@ impl TxnManager {
     pub(crate) fn finish(&self, txn: &Txn) {
         let left = {
             let mut core = txn.core.lock();
-            core.touched = HashSet::new();
+            core.touched = Touched::default();
             core.images_used = 0;
             let images = std::mem::take(&mut core.images) * self.pool().image_bytes();
             images

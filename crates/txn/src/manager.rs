@@ -254,7 +254,6 @@ impl TxnManager {
         undo_bytes: u64,
         credit: &mut OpCredit<'_>,
     ) -> Result<Appended> {
-        let me = txn.arc().ok_or_else(|| txn.ended_error())?;
         let mut core = txn.core.lock();
         let core = &mut *core;
         match core.state {
@@ -268,7 +267,9 @@ impl TxnManager {
         }
         let first = core.first.is_null();
         let late = first && mutants::is(Mutant::ListedLate);
+        let mut me = None;
         if first {
+            let me = me.insert(txn.arc().ok_or_else(|| txn.ended_error())?);
             // Listed before the reservation: a checkpoint whose begin record comes after it finds the
             // transaction in the list and waits for the mutex (TXN-ATT).
             if !late {
@@ -280,7 +281,7 @@ impl TxnManager {
         }
         change.prev = core.last;
         let done = self.pool.change(&change, edits, credit, |a| {
-            if first {
+            if let Some(me) = me {
                 let id = TxnId(a.lsn.0);
                 core.first = a.lsn;
                 txn.set_id(id);
@@ -300,10 +301,7 @@ impl TxnManager {
         if change.kind == RecordKind::Update {
             // TXN-ROOM.
             for page in edits.iter().map(|e| e.page.id()) {
-                if !core.touched.contains(&page) && credit.take_undo_images(1) == 1 {
-                    core.touched.insert(page);
-                    core.images += 1;
-                }
+                core.touch(page, credit);
             }
             core.group_reserve += credit.take_undo_group();
         }

@@ -52,9 +52,8 @@ impl TxnManager {
             }
         } else if let Some(txn) = txn {
             let mut core = txn.core.lock();
-            if core.state == State::Live && !core.touched.contains(&page) && credit.take_undo_images(1) == 1 {
-                core.touched.insert(page);
-                core.images += 1;
+            if core.state == State::Live {
+                core.touch(page, credit);
             }
         }
     }

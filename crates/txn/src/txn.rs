@@ -7,6 +7,7 @@
 use crate::horizon::{Horizon, Now, Snapshot, too_old};
 use crate::reads::ReadSet;
 use crate::versions::VersionKey;
+use hamal_buffer::OpCredit;
 use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, PageId, TreeId, TxnId};
@@ -17,6 +18,7 @@ use hamal_sync::{Condvar, Mutex, MutexGuard};
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -42,7 +44,7 @@ pub(crate) struct Core {
     /// Log space held for the CLRs of a rollback.
     pub(crate) undo_reserve: u64,
     /// Pages that its undoable changes were made on.
-    pub(crate) touched: HashSet<PageId>,
+    pub(crate) touched: Touched,
     /// Images of such pages that it holds log space for, and those that its undo has used (TXN-ROOM).
     pub(crate) images: u64,
     pub(crate) images_used: u64,
@@ -62,6 +64,49 @@ pub(crate) struct Core {
     /// Valid savepoints, ascending, and the number of the next.
     pub(crate) savepoints: Vec<u64>,
     pub(crate) next_savepoint: u64,
+}
+
+/// Pages that a transaction has touched.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// The one that was asked for last: the next change is often on the same page.
+    last: Option<PageId>,
+    all: HashSet<PageId, BuildHasherDefault<PageHasher>>,
+}
+
+/// Spreads page numbers. Nobody chooses them to collide.
+#[derive(Debug, Default)]
+pub(crate) struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(self.0 ^ u64::from(*b)));
+    }
+    fn write_u64(&mut self, n: u64) {
+        // The table takes its place from the low bits and compares the high ones.
+        let n = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = n ^ n >> 32;
+    }
+}
+
+impl Core {
+    /// Sets an image aside for the undo on a page, unless there is one already (TXN-ROOM).
+    #[inline]
+    pub(crate) fn touch(&mut self, page: PageId, credit: &mut OpCredit<'_>) {
+        if self.touched.last == Some(page) {
+            return;
+        }
+        if self.touched.all.contains(&page) {
+            self.touched.last = Some(page);
+        } else if credit.take_undo_images(1) == 1 {
+            self.touched.all.insert(page);
+            self.touched.last = Some(page);
+            self.images += 1;
+        }
+    }
 }
 
 /// What a transaction is protected from while others run beside it. `docs/isolation.md` has the table.
@@ -209,7 +254,7 @@ impl Txn {
                 last: Lsn::NULL,
                 undo_next: Lsn::NULL,
                 undo_reserve: 0,
-                touched: HashSet::new(),
+                touched: Touched::default(),
                 images: 0,
                 images_used: 0,
                 group_reserve: 0,

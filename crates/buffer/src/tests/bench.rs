@@ -188,6 +188,7 @@ impl Pool {
             made: None,
             unwinding: false,
             changing: false,
+            marked: (crate::frame::Mark::None, false),
         };
         self.edit(&mut page, PUT, Whole::Init, &init_payload(), &mut credit).unwrap();
     }
