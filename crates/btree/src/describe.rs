@@ -98,11 +98,13 @@ mod tests {
         let mut p = vec![0; 4096];
         hamal_page::init(&mut p, PageId(9), BTREE_RM, KIND_LEAF, TreeId(16));
         edit::begin(&mut p, 0, b"ab", Some(b"abz"), None).unwrap();
-        for (key, ghost) in [(&b"abc"[..], false), (b"abd\xff", true)] {
+        let mut filler = edit::Filler::new(&mut p).unwrap();
+        for (suffix, ghost) in [(&b"c"[..], false), (b"d\xff", true)] {
             let word = Word::new(TxnId(77), ghost, ghost).unwrap();
             let record = LeafRecord { word, chain: false, allot: 10, value: b"value" };
-            edit::append_key(&mut p, key, &edit::Body::Leaf(record)).unwrap();
+            filler.push(suffix, &edit::Body::Leaf(record)).unwrap();
         }
+        filler.finish().unwrap();
         p
     }
 

@@ -10,7 +10,10 @@ use hamal_btree::{CATALOGUE_TREE, Catalogue, TreeInfo};
 use hamal_log::Ticket;
 use hamal_page::TreeId;
 use hamal_sync::Mutex;
-use hamal_sync::atomic::{AtomicBool, Ordering::SeqCst};
+use hamal_sync::atomic::{
+    AtomicBool, AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+};
 use hamal_txn::{OpGuard, Snapshot, Txn, View};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -29,6 +32,8 @@ pub(crate) struct WriteInner {
     any_changed: AtomicBool,
     /// Trees that it may write in: registered, and checked since.
     registered: Mutex<HashSet<TreeId>>,
+    /// The one of them that it wrote in last; 0: none.
+    last_registered: AtomicU32,
     /// The last retryable error that a statement returned, and whether nothing has succeeded since.
     failed: Mutex<Option<(Error, bool)>>,
     /// Whether there is one.
@@ -183,8 +188,13 @@ impl WriteInner {
 
     /// What a statement does before it writes in a tree. Under the operation lock.
     pub(crate) fn register(&self, info: &TreeInfo) -> Result<()> {
+        let id = info.tree.id;
+        if self.last_registered.load(Relaxed) == id.0 && id.0 != 0 {
+            return Ok(());
+        }
         // Only a registration whose check succeeded counts: a failed one stays in the table until the end.
-        if self.registered.lock().contains(&info.tree.id) {
+        if self.registered.lock().contains(&id) {
+            self.last_registered.store(id.0, Relaxed);
             return Ok(());
         }
         let catalogue = &self.shared.core.catalogue;
@@ -193,7 +203,8 @@ impl WriteInner {
             Some(name) => catalogue.register(&self.txn, &TreeInfo { name, tree: info.tree })?,
             None => catalogue.register(&self.txn, info)?,
         }
-        self.registered.lock().insert(info.tree.id);
+        self.registered.lock().insert(id);
+        self.last_registered.store(id.0, Relaxed);
         Ok(())
     }
 
@@ -256,6 +267,7 @@ impl WriteTxn {
                 changed: Mutex::default(),
                 any_changed: AtomicBool::new(false),
                 registered: Mutex::default(),
+                last_registered: AtomicU32::new(0),
                 failed: Mutex::default(),
                 any_failed: AtomicBool::new(false),
                 no_wait: options.no_wait,

@@ -17,7 +17,9 @@ struct Place {
 /// Rows of one leaf, in the order of the scan that took them out.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
+    /// The first `used` of them are of rows; those behind are there to be used.
     bytes: Vec<u8>,
+    used: usize,
     rows: Vec<Place>,
     /// Where the scan goes on: at or beyond this key.
     next: Vec<u8>,
@@ -57,7 +59,7 @@ impl Batch {
     }
     /// The bytes of all rows.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.used]
     }
     /// The bound from which the scan goes on, in its direction: the lower one forward, the upper one in reverse.
     pub fn beyond(&self) -> Bound<'_> {
@@ -71,10 +73,16 @@ impl Batch {
     /// Makes room for rows to come: a guess.
     pub(crate) fn reserve(&mut self, rows: usize, bytes: usize) {
         self.rows.reserve(rows);
-        self.bytes.reserve(bytes);
+        self.room_for(bytes);
+    }
+    /// Makes sure that there are so many bytes behind those in use.
+    fn room_for(&mut self, bytes: usize) {
+        if self.bytes.len() - self.used < bytes {
+            self.bytes.resize(self.used + bytes, 0);
+        }
     }
     pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
+        self.used = 0;
         self.rows.clear();
     }
     /// The scan goes on from `key`: at it, or beyond it.
@@ -85,7 +93,7 @@ impl Batch {
     }
     /// The scan goes on beyond the last row.
     pub(crate) fn go_on_behind_last(&mut self) {
-        let Batch { bytes, rows, next, included } = self;
+        let Batch { bytes, rows, next, included, .. } = self;
         next.clear();
         if let Some(r) = rows.last() {
             next.extend_from_slice(&bytes[r.at as usize..][..usize::from(r.key)]);
@@ -116,26 +124,34 @@ impl Batch {
     /// Adds a row of a leaf as it stands there.
     #[inline]
     pub(crate) fn push(&mut self, prefix: &[u8], row: &LeafRow<'_>) -> Sound<()> {
-        let at = self.bytes.len();
-        self.bytes.reserve(prefix.len() + HEAD + row.tail.len());
-        self.bytes.extend_from_slice(prefix);
-        let head = row.slot.head().to_be_bytes();
-        self.bytes.extend_from_slice(if row.slot.len() < HEAD { &head[..row.slot.len()] } else { &head });
-        self.bytes.extend_from_slice(row.tail);
-        self.note(at, prefix.len() + row.slot.len(), row.record.value.len(), row.record.chain)
+        let (p, key, tail) = (prefix.len(), row.slot.len().min(HEAD), row.tail.len());
+        self.room_for(p + HEAD + tail);
+        let at = self.used;
+        let to = &mut self.bytes[at..at + p + HEAD + tail];
+        to[..p].copy_from_slice(prefix);
+        // What of the head is no key the tail overwrites.
+        to[p..p + HEAD].copy_from_slice(&row.slot.head().to_be_bytes());
+        to[p + key..p + key + tail].copy_from_slice(row.tail);
+        self.used = at + p + key + tail;
+        self.note(at, p + row.slot.len(), row.record.value.len(), row.record.chain)
     }
     /// Adds a row whose value lies elsewhere.
     pub(crate) fn push_version(&mut self, key: &[u8], value: ValueRef<'_>) -> Sound<()> {
-        let at = self.bytes.len();
-        self.bytes.extend_from_slice(key);
-        match value {
-            ValueRef::Inline(v) => self.bytes.extend_from_slice(v),
+        let at = self.used;
+        let chained;
+        let (bytes, chain) = match value {
+            ValueRef::Inline(v) => (v, false),
             ValueRef::Chain { len, head } => {
-                self.bytes.extend_from_slice(&chain_bytes(&PutValue::Chain { len, head }))
+                chained = chain_bytes(&PutValue::Chain { len, head });
+                (&chained[..], true)
             }
+        };
+        self.room_for(key.len() + bytes.len());
+        for part in [key, bytes] {
+            self.bytes[self.used..self.used + part.len()].copy_from_slice(part);
+            self.used += part.len();
         }
-        let len = self.bytes.len() - at - key.len();
-        self.note(at, key.len(), len, matches!(value, ValueRef::Chain { .. }))
+        self.note(at, key.len(), bytes.len(), chain)
     }
     fn note(&mut self, at: usize, key: usize, value: usize, chain: bool) -> Sound<()> {
         let too_long = |_| Broken("a row is longer than any page");

@@ -173,6 +173,32 @@ impl Btree {
         Ok(step)
     }
 
+    /// The node of the target on that level, under a shared latch; none if the tree is lower than that.
+    pub(crate) fn shared_node(
+        &self,
+        tree: Tree,
+        target: Target<'_>,
+        level: u8,
+    ) -> Latched<Option<SharedPage<'_>>> {
+        let mut page = self.pool().try_shared(tree.root)?;
+        let root = self.root(tree, &page)?;
+        if root.level() <= level {
+            return Ok((root.level() == level).then_some(page));
+        }
+        let mut step = self.inner(tree, &page, &root, target)?;
+        while let Some((below, child)) = step {
+            let down = self.pool().try_shared(child)?;
+            let node = arrived(tree, child, &down, below, target)?;
+            if below == level {
+                return Ok(Some(down));
+            }
+            step = self.inner(tree, &down, &node, target)?;
+            page = down;
+        }
+        drop(page);
+        Err(corrupt(tree.root, Broken("levels do not go down to the leaves")).into())
+    }
+
     /// The node of the target on that level, under the exclusive latch; none if the tree is lower than that.
     pub(crate) fn exclusive_node(
         &self,

@@ -3,7 +3,7 @@
 //! redo as it was at first (BTREE-1); compaction, too, is a function of the page.
 use super::codec::{Broken, Sound};
 use super::node::{
-    FLAG_CHAIN, INNER_FIXED, LEAF_FIXED, LeafRecord, Node, SLOT, SLOTS, Slot, UNBOUNDED, Word, at,
+    FLAG_CHAIN, INNER_FIXED, LEAF_FIXED, Layout, LeafRecord, Node, SLOT, SLOTS, Slot, UNBOUNDED, Word, at,
     common_prefix, max_key, rest_of, u16_at, u32_at,
 };
 use hamal_mutants::{self as mutants, Mutant};
@@ -15,6 +15,7 @@ pub(crate) const KIND_LEAF: u8 = 1;
 pub(crate) const KIND_INNER: u8 = 2;
 
 const NO_ROOM: Broken = Broken("the node has no room for the record");
+const WRONG_LEVEL: Broken = Broken("a record of a leaf in an inner node, or the other way round");
 
 /// What stands in a slot.
 #[derive(Clone, Copy, Debug)]
@@ -113,51 +114,158 @@ fn compact(page: &mut [u8]) -> Sound<()> {
     Ok(())
 }
 
-/// Makes a slot `i` for a key without the node's prefix. The caller knows that it belongs there.
-pub(crate) fn insert(page: &mut [u8], i: usize, suffix: &[u8], body: &Body<'_>) -> Sound<()> {
-    let node = Node::open(page)?;
-    let count = node.count();
-    if i > count || suffix.len() + node.prefix().len() > max_key(page.len()) {
-        return Err(Broken("a slot beyond the node's end, or a key too long"));
-    }
-    let rest = rest_of(suffix);
-    let (len, flags) = match body {
-        Body::Leaf(r) => (LEAF_FIXED + rest.len() + r.allot, if r.chain { FLAG_CHAIN } else { 0 }),
-        Body::Inner(_) => (INNER_FIXED + rest.len(), 0),
-    };
-    if matches!(body, Body::Leaf(_)) != node.is_leaf() {
-        return Err(Broken("a record of a leaf in an inner node, or the other way round"));
-    }
-    if len + SLOT > node.free() {
-        return Err(NO_ROOM);
-    }
-    if len + SLOT > node.gap().len() {
-        compact(page)?;
-    }
-    // Room for the slot first, so that the heap cannot grow into it.
-    set_u16(page, at::COUNT, count + 1)?;
-    let offset = take(page, len)?;
-    page.copy_within(slot_at(i)..slot_at(count), slot_at(i + 1));
-    put(page, slot_at(i), &Slot::new(suffix, offset, flags).0.to_le_bytes())?;
+/// Heap bytes of a record.
+fn record_len(rest: &[u8], body: &Body<'_>) -> usize {
     match body {
+        Body::Leaf(r) => LEAF_FIXED + rest.len() + r.allot,
+        Body::Inner(_) => INNER_FIXED + rest.len(),
+    }
+}
+
+/// Writes slot `i` and its record, which lies at `offset`.
+fn write_record(page: &mut [u8], i: usize, offset: usize, suffix: &[u8], body: &Body<'_>) -> Sound<()> {
+    let rest = rest_of(suffix);
+    let to = page.get_mut(offset..offset + record_len(rest, body)).ok_or(NO_ROOM)?;
+    let flags = match body {
         Body::Leaf(r) => {
-            if r.value.len() > r.allot {
+            let (len, allot) = (u16::try_from(r.value.len()), u16::try_from(r.allot));
+            let (Ok(len), Ok(allot)) = (len, allot) else {
+                return Err(Broken("a number does not fit its field"));
+            };
+            if len > allot {
                 return Err(Broken("a value is longer than its allotment"));
             }
-            put(page, offset, &r.word.0.to_le_bytes())?;
-            set_u16(page, offset + 8, r.value.len())?;
-            set_u16(page, offset + 10, r.allot)?;
-            put(page, offset + LEAF_FIXED, rest)?;
-            let value = offset + LEAF_FIXED + rest.len();
-            put(page, value, r.value)?;
-            page.get_mut(value + r.value.len()..value + r.allot).ok_or(NO_ROOM)?.fill(0);
+            to[..8].copy_from_slice(&r.word.0.to_le_bytes());
+            to[8..10].copy_from_slice(&len.to_le_bytes());
+            to[10..12].copy_from_slice(&allot.to_le_bytes());
+            let (key, value) = to[LEAF_FIXED..].split_at_mut(rest.len());
+            key.copy_from_slice(rest);
+            value[..r.value.len()].copy_from_slice(r.value);
+            value[r.value.len()..].fill(0);
+            if r.chain { FLAG_CHAIN } else { 0 }
         }
         Body::Inner(child) => {
-            put(page, offset, &child.0.to_le_bytes())?;
-            put(page, offset + INNER_FIXED, rest)?;
+            to[..8].copy_from_slice(&child.0.to_le_bytes());
+            to[INNER_FIXED..].copy_from_slice(rest);
+            0
         }
+    };
+    put(page, slot_at(i), &Slot::new(suffix, offset, flags).0.to_le_bytes())
+}
+
+/// Makes a slot `i` for a key without the node's prefix. The caller knows that it belongs there.
+pub(crate) fn insert(page: &mut [u8], i: usize, suffix: &[u8], body: &Body<'_>) -> Sound<()> {
+    let layout = Node::open(page)?.layout();
+    insert_into(page, layout, i, suffix, body)
+}
+
+/// The same in a node that the caller has opened.
+pub(crate) fn insert_into(
+    page: &mut [u8],
+    mut layout: Layout,
+    i: usize,
+    suffix: &[u8],
+    body: &Body<'_>,
+) -> Sound<()> {
+    if i > layout.count || suffix.len() + layout.prefix > max_key(page.len()) {
+        return Err(Broken("a slot beyond the node's end, or a key too long"));
     }
-    Ok(())
+    if matches!(body, Body::Leaf(_)) != (layout.level == 0) {
+        return Err(WRONG_LEVEL);
+    }
+    let len = record_len(rest_of(suffix), body);
+    if len + SLOT > layout.free(page.len()) {
+        return Err(NO_ROOM);
+    }
+    if len + SLOT > layout.low - slot_at(layout.count) {
+        compact(page)?;
+        layout = Node::open(page)?.layout();
+    }
+    let Layout { count, low, live, .. } = layout;
+    let offset = low.checked_sub(len).filter(|o| *o >= slot_at(count + 1)).ok_or(NO_ROOM)?;
+    set_u16(page, at::COUNT, count + 1)?;
+    set_u32(page, at::LOW, offset)?;
+    set_u32(page, at::LIVE, live + len)?;
+    page.copy_within(slot_at(i)..slot_at(count), slot_at(i + 1));
+    write_record(page, i, offset, suffix, body)
+}
+
+/// Fills a node that was begun, slot behind slot.
+pub(crate) struct Filler<'p> {
+    page: &'p mut [u8],
+    layout: Layout,
+}
+
+impl<'p> Filler<'p> {
+    pub(crate) fn new(page: &'p mut [u8]) -> Sound<Filler<'p>> {
+        let layout = Node::open(page)?.layout();
+        Ok(Filler { page, layout })
+    }
+
+    /// Appends a slot for a key without the node's prefix, above all others.
+    pub(crate) fn push(&mut self, suffix: &[u8], body: &Body<'_>) -> Sound<()> {
+        let Layout { level, count, low, live, prefix } = self.layout;
+        if matches!(body, Body::Leaf(_)) != (level == 0) {
+            return Err(WRONG_LEVEL);
+        }
+        let len = record_len(rest_of(suffix), body);
+        let offset = low.checked_sub(len).filter(|o| *o >= slot_at(count + 1)).ok_or(NO_ROOM)?;
+        if suffix.len() + prefix > max_key(self.page.len()) {
+            return Err(Broken("a key too long"));
+        }
+        write_record(self.page, count, offset, suffix, body)?;
+        self.layout = Layout { level, count: count + 1, low: offset, live: live + len, prefix };
+        Ok(())
+    }
+
+    /// Appends the slots `range` of another node.
+    pub(crate) fn append(&mut self, from: &Node<'_>, range: std::ops::Range<usize>) -> Sound<()> {
+        // One of the two prefixes begins with the other: what this node's has more must be in every key, what it has less
+        // goes back to the keys.
+        let own = Node::open(self.page)?.prefix().to_vec();
+        let (more, less) = match own.strip_prefix(from.prefix()) {
+            Some(more) => (more, &[][..]),
+            None => (&[][..], from.prefix().strip_prefix(&*own).ok_or(Broken("a prefix of another node"))?),
+        };
+        let mut key = Vec::new();
+        for i in range {
+            key.clear();
+            key.extend_from_slice(less);
+            from.push_suffix(i, &mut key)?;
+            let suffix = key.strip_prefix(more).ok_or(Broken("a key lies outside the fences"))?;
+            let body =
+                if from.is_leaf() { Body::Leaf(from.leaf(i)?) } else { Body::Inner(from.child(i + 1)?) };
+            self.push(suffix, &body)?;
+        }
+        Ok(())
+    }
+
+    /// Ends with the node's header, after a look at the order of the slots and at the fences.
+    pub(crate) fn finish(self) -> Sound<()> {
+        let Filler { page, layout: Layout { count, low, live, prefix, .. } } = self;
+        set_u16(page, at::COUNT, count)?;
+        set_u32(page, at::LOW, low)?;
+        set_u32(page, at::LIVE, live)?;
+        let node = Node::open(page)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let mut before = node.slot(0)?;
+        for i in 1..count {
+            let slot = node.slot(i)?;
+            if !node.in_order(before, slot)? {
+                return Err(Broken("keys are not in order"));
+            }
+            before = slot;
+        }
+        let lower = node.lower().get(prefix..).unwrap_or_default();
+        let above = node.compare_suffix(0, lower)?.is_ge();
+        let below = match node.upper() {
+            Some(upper) => node.compare_suffix(count - 1, upper.get(prefix..).unwrap_or_default())?.is_lt(),
+            None => true,
+        };
+        if above && below { Ok(()) } else { Err(Broken("a key lies outside the fences")) }
+    }
 }
 
 /// Takes slot `i` and its record away.
@@ -209,37 +317,8 @@ pub(crate) fn trim(page: &mut [u8], i: usize) -> Sound<()> {
     give(page, slack)
 }
 
-/// Notes an insert into slot `i`: whether it goes on where the last one ended (a hint for splits).
-pub(crate) fn note_insert(page: &mut [u8], i: usize) -> Sound<()> {
-    let node = Node::open(page)?;
-    let (last, run) = node.run();
-    let run = if i == last { (run + 1).min(usize::from(u16::MAX)) } else { 0 };
-    set_u16(page, at::LAST, i + 1)?;
+/// Sets the hints for splits: the slot behind the insert, and the length of the run that it ends.
+pub(crate) fn set_run(page: &mut [u8], last: usize, run: usize) -> Sound<()> {
+    set_u16(page, at::LAST, last)?;
     set_u16(page, at::RUN, run)
-}
-
-/// Appends the slots `range` of `from` to the node in `page`.
-pub(crate) fn append(page: &mut [u8], from: &Node<'_>, range: std::ops::Range<usize>) -> Sound<()> {
-    let mut key = Vec::new();
-    for i in range {
-        key.clear();
-        key.extend_from_slice(from.prefix());
-        from.push_suffix(i, &mut key)?;
-        let body = if from.is_leaf() { Body::Leaf(from.leaf(i)?) } else { Body::Inner(from.child(i + 1)?) };
-        append_key(page, &key, &body)?;
-    }
-    Ok(())
-}
-
-/// Appends a slot behind the last one; its key must be above all others and within the fences.
-pub(crate) fn append_key(page: &mut [u8], key: &[u8], body: &Body<'_>) -> Sound<()> {
-    let node = Node::open(page)?;
-    if !node.contains(key) {
-        return Err(Broken("a key lies outside the fences"));
-    }
-    let (suffix, count) = (node.suffix_of(key)?, node.count());
-    if count > 0 && node.compare_suffix(count - 1, suffix)?.is_ge() {
-        return Err(Broken("keys are not in order"));
-    }
-    insert(page, count, suffix, body)
 }

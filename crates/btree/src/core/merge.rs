@@ -19,50 +19,81 @@ use hamal_page::PageId;
 use hamal_space::OP_CLEAR;
 use hamal_sync::atomic::Ordering::Relaxed;
 
+/// What became of a node that was to be merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Merge {
+    /// It is full enough.
+    Full,
+    /// It stays: no neighbour under its parent has room.
+    Alone,
+    /// It is merged.
+    Done,
+}
+
 impl Btree {
     pub(crate) fn tidy_leaf(&self, tree: Tree, key: &[u8]) -> Result<()> {
         if self.undo_only.load(Relaxed) {
             return Ok(());
         }
-        self.purge_leaf(tree, key)?;
+        // The cheap look first: most leaves were tidied for another ghost, and are full enough.
+        let (waste, sparse) = self.pages_only(|| self.look_at_leaf(tree, key))?;
+        if waste {
+            self.purge_leaf(tree, key)?;
+        } else if !sparse {
+            return Ok(());
+        }
         for level in 0..u8::MAX {
             // A neighbour that was taken over may have left room for the next one.
             let mut merged = false;
-            while self.merge_one(tree, key, level)? {
-                merged = true;
+            let kept = loop {
+                match self.merge_one(tree, key, level)? {
+                    Merge::Done => merged = true,
+                    kept => break kept,
+                }
+            };
+            if merged {
+                continue;
             }
-            if !merged && level > 0 {
-                break;
-            }
-            if !merged && !self.pages_only(|| self.is_lonely(tree, key))? {
+            // A leaf that is nearly empty and stays may have no neighbour under its parent.
+            if level > 0 || kept == Merge::Full || !self.pages_only(|| self.is_lonely(tree, key))? {
                 break;
             }
         }
         Ok(())
     }
 
+    /// Whether the leaf of the key has something to purge, and whether it is sparse.
+    fn look_at_leaf(&self, tree: Tree, key: &[u8]) -> Latched<(bool, bool)> {
+        let page = self.shared_leaf(tree, Target::At(key))?;
+        let leaf = leaf_at(tree, page.id(), &page, Target::At(key))?;
+        let waste = self.has_waste(&leaf).map_err(|b| corrupt(page.id(), b))?;
+        Ok((waste, self.is_sparse(&leaf)))
+    }
+
     /// Whether the parent of the key's leaf has no other child: then the level above may help.
     fn is_lonely(&self, tree: Tree, key: &[u8]) -> Latched<bool> {
-        match self.exclusive_node(tree, Target::At(key), 1)? {
+        match self.shared_node(tree, Target::At(key), 1)? {
             None => Ok(false),
             Some(parent) => Ok(node(tree, parent.id(), &parent)?.count() == 0),
         }
     }
 
     /// Merges the node of a key on a level with a neighbour, or the root's only child into the root.
-    /// Whether it did.
-    fn merge_one(&self, tree: Tree, key: &[u8], level: u8) -> Result<bool> {
-        // The cheap look first: most leaves are full enough.
+    fn merge_one(&self, tree: Tree, key: &[u8], level: u8) -> Result<Merge> {
+        // It takes nothing exclusively: routes stay good.
         if !self.pages_only(|| self.is_sparse_at(tree, key, level))? {
-            return Ok(false);
+            return Ok(Merge::Full);
         }
         let size = self.pool().page_size();
         let mut credit = self.pool().credit(record_bytes(2 * size, 4), 0, 4, false)?;
         let freed = self.paged(|| self.try_merge(tree, key, level, &mut credit)).map_err(unmet)?;
-        if let Some(page) = freed {
-            self.space().freed(&[page]);
+        match freed {
+            Some(page) => {
+                self.space().freed(&[page]);
+                Ok(Merge::Done)
+            }
+            None => Ok(Merge::Alone),
         }
-        Ok(freed.is_some())
     }
 
     fn is_sparse_at(&self, tree: Tree, key: &[u8], level: u8) -> Latched<bool> {
@@ -71,7 +102,7 @@ impl Btree {
             let page = self.shared_leaf(tree, target)?;
             return Ok(self.is_sparse(&leaf_at(tree, page.id(), &page, target)?));
         }
-        match self.exclusive_node(tree, target, level)? {
+        match self.shared_node(tree, target, level)? {
             None => Ok(false),
             Some(page) => Ok(self.is_sparse(&node(tree, page.id(), &page)?)),
         }

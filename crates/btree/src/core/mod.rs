@@ -6,7 +6,7 @@
 //! * `ops/` the operations that records hold: payload, apply, undo bytes and description of a kind side by
 //!   side.
 //! * `descend.rs` from the root to a node by latch coupling; `routes.rs` copies of inner nodes that are read without
-//!   latches; `read.rs`, `scan.rs` what a view sees; `batch.rs` rows copied out of a leaf.
+//!   latches; `finger.rs` the leaf that was written last; `read.rs`, `scan.rs` what a view sees; `batch.rs` rows copied out of a leaf.
 //! * `history.rs` former states of rows, from the log.
 //! * `write.rs` put and remove; `undo.rs` their undo, by key; `structure.rs` rows by redo-only records.
 //! * `split.rs`, `merge.rs`, `purge.rs` the shape of the tree; `manager.rs` the resource manager.
@@ -16,6 +16,7 @@ mod batch;
 pub(crate) mod codec;
 mod descend;
 pub(crate) mod edit;
+mod finger;
 mod history;
 mod manager;
 mod merge;
@@ -42,7 +43,7 @@ use hamal_error::Result;
 use hamal_page::{PageId, TreeId};
 use hamal_space::Space;
 use hamal_sync::atomic::{AtomicBool, Ordering::Relaxed};
-use hamal_sync::{Mutex, RwLock};
+use hamal_sync::{Mutex, RwLock, aside};
 use hamal_txn::{Txn, TxnManager, View};
 use ops::leaf::{Bytes, chain_bytes};
 use purge::QueuedGhost;
@@ -115,6 +116,8 @@ pub struct Entry {
 /// The B+-tree code over a pool, transactions and free space. Registered as a resource manager under
 /// [`crate::BTREE_RM`] through [`Btree::manager`].
 pub struct Btree {
+    /// No other has it in this process.
+    number: u64,
     txns: Arc<TxnManager>,
     space: Arc<Space>,
     /// Recovery undoes: no purge, no merge, no ghosts remembered (T11).
@@ -141,7 +144,9 @@ impl Btree {
     }
     /// The tree code. Connects `manager`.
     pub fn new(manager: &Arc<BtreeManager>, txns: Arc<TxnManager>, space: Arc<Space>) -> Arc<Btree> {
+        static NEXT: aside::AtomicU64 = aside::AtomicU64::new(0);
         let btree = Arc::new(Btree {
+            number: NEXT.fetch_add(1, Relaxed),
             routes: routes::Routes::new(txns.pool()),
             txns,
             space,
@@ -253,6 +258,32 @@ impl Btree {
             PutValue::Chain { .. } => Bytes { chain: true, bytes: &chain },
         };
         self.write_row(txn, tree, key, Write::Put(value))
+    }
+    /// Puts rows whose keys ascend, all with inline values, as [`Btree::put`] would one by one; `former` gets each former
+    /// value. Those that are new and go to the same leaf are inserted under one hold of its latch.
+    ///
+    /// # Errors
+    /// As [`Btree::put`], and those of `former`: some rows may have been put then.
+    pub fn put_sorted(
+        &self,
+        txn: &Txn,
+        tree: Tree,
+        rows: &[(&[u8], &[u8])],
+        former: &mut dyn FnMut(RawValue) -> Result<()>,
+    ) -> Result<()> {
+        let mut left = rows;
+        while let Some(((key, value), others)) = left.split_first() {
+            let done = self.insert_run(txn, tree, left)?;
+            if done > 0 {
+                left = &left[done..];
+                continue;
+            }
+            if let Some(old) = self.put(txn, tree, key, PutValue::Inline(value))? {
+                former(old)?;
+            }
+            left = others;
+        }
+        Ok(())
     }
     /// Removes a row (it becomes a ghost); waits for a live writer of it. Returns the former value, if any.
     ///

@@ -224,6 +224,7 @@ pub(crate) struct LeafRow<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node<'a> {
     page: &'a [u8],
+    slots: &'a [[u8; SLOT]],
     count: usize,
     level: u8,
     low: usize,
@@ -231,6 +232,26 @@ pub(crate) struct Node<'a> {
     prefix: &'a [u8],
     lower: &'a [u8],
     upper: Option<&'a [u8]>,
+}
+
+/// Where in a node there is room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) level: u8,
+    pub(crate) count: usize,
+    /// First byte of the heap.
+    pub(crate) low: usize,
+    /// Heap bytes in use.
+    pub(crate) live: usize,
+    /// Bytes of the prefix.
+    pub(crate) prefix: usize,
+}
+
+impl Layout {
+    /// As [`Node::free`].
+    pub(crate) fn free(&self, page_size: usize) -> usize {
+        (page_size - SLOTS).saturating_sub(SLOT * self.count + self.live)
+    }
 }
 
 impl<'a> Node<'a> {
@@ -260,7 +281,8 @@ impl<'a> Node<'a> {
         if n > 0 && upper.is_none_or(|u| u.len() < n) {
             return Err(Broken("the prefix is longer than the upper fence"));
         }
-        Ok(Node { page, count, level: page[at::LEVEL], low, live, prefix, lower, upper })
+        let (slots, _) = page[SLOTS..SLOTS + SLOT * count].as_chunks();
+        Ok(Node { page, slots, count, level: page[at::LEVEL], low, live, prefix, lower, upper })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -287,9 +309,13 @@ impl<'a> Node<'a> {
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         self.lower <= key && self.upper.is_none_or(|u| key < u)
     }
+    pub(crate) fn layout(&self) -> Layout {
+        let prefix = self.prefix.len();
+        Layout { level: self.level, count: self.count, low: self.low, live: self.live, prefix }
+    }
     /// Bytes that a new record may take, slot included, after compaction.
     pub(crate) fn free(&self) -> usize {
-        (self.page.len() - SLOTS).saturating_sub(SLOT * self.count + self.live)
+        self.layout().free(self.page.len())
     }
     /// Bytes between slots and heap.
     pub(crate) fn gap(&self) -> Range<usize> {
@@ -309,11 +335,24 @@ impl<'a> Node<'a> {
         (u16_at(self.page, at::LAST), u16_at(self.page, at::RUN))
     }
 
+    /// The length of the ascending run that an insert into slot `i` goes on, or begins.
+    pub(crate) fn run_after(&self, i: usize) -> usize {
+        let (last, run) = self.run();
+        if i == last { (run + 1).min(usize::from(u16::MAX)) } else { 0 }
+    }
+
+    #[inline]
     pub(crate) fn slot(&self, i: usize) -> Sound<Slot> {
-        if i >= self.count {
-            return Err(Broken("a slot beyond the node's last"));
+        match self.slots.get(i) {
+            Some(b) => Ok(Slot(u64::from_le_bytes(*b))),
+            None => Err(Broken("a slot beyond the node's last")),
         }
-        Ok(Slot(u64_at(self.page, SLOTS + SLOT * i)))
+    }
+    /// The bytes of a separator, or of a row's key, behind the prefix: those in the slot, and the rest.
+    #[inline]
+    pub(crate) fn suffix_parts(&self, i: usize) -> Sound<(Slot, &'a [u8])> {
+        let slot = self.slot(i)?;
+        Ok((slot, self.rest(slot)?))
     }
     fn bytes(&self, range: Range<usize>) -> Sound<&'a [u8]> {
         match self.page.get(range.clone()) {
@@ -376,6 +415,21 @@ impl<'a> Node<'a> {
         Ok(Err(low))
     }
 
+    /// As [`Node::search`]; looks first behind the slot that was inserted last, where the next one of a run belongs.
+    pub(crate) fn search_run(&self, key: &[u8]) -> Sound<Result<usize, usize>> {
+        let (last, _) = self.run();
+        if (1..=self.count).contains(&last) {
+            let suffix = self.suffix_of(key)?;
+            let head = head_of(suffix);
+            if self.compare(last - 1, head, suffix)? == Ordering::Less
+                && (last == self.count || self.compare(last, head, suffix)? == Ordering::Greater)
+            {
+                return Ok(Err(last));
+            }
+        }
+        self.search(key)
+    }
+
     /// Appends the key of slot `i`, without the prefix.
     pub(crate) fn push_suffix(&self, i: usize, out: &mut Vec<u8>) -> Sound<()> {
         let slot = self.slot(i)?;
@@ -399,20 +453,27 @@ impl<'a> Node<'a> {
     /// Record and slot `i` of a leaf.
     #[inline]
     pub(crate) fn row(&self, i: usize) -> Sound<LeafRow<'a>> {
+        const OUTSIDE: Broken = Broken("a record lies outside the heap");
         if self.level != 0 {
             return Err(Broken("a leaf was expected"));
         }
         let slot = self.slot(i)?;
-        let record = self.record(slot)?;
-        let (len, allot) = (u16_at(record, 8), u16_at(record, 10));
+        let (offset, rest) = (slot.offset(), slot.rest_len());
+        if offset < self.low {
+            return Err(OUTSIDE);
+        }
+        let record = self.page.get(offset..).ok_or(OUTSIDE)?;
+        let (fixed, body) = record.split_first_chunk::<LEAF_FIXED>().ok_or(OUTSIDE)?;
+        let word = Word(u64_at(fixed, 0));
+        let (len, allot) = (u16_at(fixed, 8), u16_at(fixed, 10));
         if len > allot || (slot.chain() && len != CHAIN) {
             return Err(Broken("a value is longer than its allotment, or no chain reference"));
         }
-        let tail = record
-            .get(LEAF_FIXED..LEAF_FIXED + slot.rest_len() + len)
-            .ok_or(Broken("a value lies outside its record"))?;
-        let value = &tail[slot.rest_len()..];
-        let record = LeafRecord { word: Word(u64_at(record, 0)), chain: slot.chain(), allot, value };
+        if rest + allot > body.len() {
+            return Err(OUTSIDE);
+        }
+        let tail = body.get(..rest + len).ok_or(OUTSIDE)?;
+        let record = LeafRecord { word, chain: slot.chain(), allot, value: &tail[rest..] };
         Ok(LeafRow { slot, record, tail })
     }
     /// Whether the key of slot `low` is below that of slot `high`.

@@ -1,8 +1,9 @@
 //! Taking away what nobody can need any more: ghosts and slack of records whose writer has settled. The
 //! only thing that does (T9, T20), by a redo-only record that names its slots, so that redo asks nobody
 //! who has settled.
+use super::codec::Sound;
 use super::descend::{corrupt, node, unmet};
-use super::node::SLOT;
+use super::node::{LeafRecord, Node, SLOT};
 use super::ops::code;
 use super::ops::leaf::encode_purge;
 use super::write::record_bytes;
@@ -45,18 +46,15 @@ impl Btree {
         for slot in 0..leaf.count() {
             let broken = |b| corrupt(page.id(), b);
             let record = leaf.leaf(slot).map_err(broken)?;
-            let slack = record.allot - record.value.len();
-            let (ghost, writer) = (record.word.ghost(), record.word.writer());
-            let early = ghost && mutants::is(Mutant::GhostPurgedEarly);
-            let early = early && matches!(self.txns().status(writer), Status::Committed(_));
-            if (ghost || slack > 0) && (self.settled(writer) || early) {
-                if record.word.ghost() {
-                    freed += SLOT + leaf.record(leaf.slot(slot).map_err(broken)?).map_err(broken)?.len();
-                    ghosts.push(slot);
-                } else {
-                    freed += slack;
-                    trims.push(slot);
-                }
+            if !self.can_purge(&record) {
+                continue;
+            }
+            if record.word.ghost() {
+                freed += SLOT + leaf.record(leaf.slot(slot).map_err(broken)?).map_err(broken)?.len();
+                ghosts.push(slot);
+            } else {
+                freed += record.allot - record.value.len();
+                trims.push(slot);
             }
         }
         if freed == 0 {
@@ -67,6 +65,24 @@ impl Btree {
         let edit = PageEdit { page: &mut page, op: code::PURGE, whole: Whole::No, payload: &payload };
         self.txns().structure(None, BTREE_RM, &mut [edit], &mut credit)?;
         Ok(free)
+    }
+
+    /// Whether a record is a ghost, or has slack, that nobody needs any more.
+    fn can_purge(&self, record: &LeafRecord<'_>) -> bool {
+        let (ghost, writer) = (record.word.ghost(), record.word.writer());
+        let early = ghost && mutants::is(Mutant::GhostPurgedEarly);
+        let early = early && matches!(self.txns().status(writer), Status::Committed(_));
+        (ghost || record.allot > record.value.len()) && (self.settled(writer) || early)
+    }
+
+    /// Whether a purge of the leaf would give anything.
+    pub(crate) fn has_waste(&self, leaf: &Node<'_>) -> Sound<bool> {
+        for slot in 0..leaf.count() {
+            if self.can_purge(&leaf.leaf(slot)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Remembers a ghost for [`Btree::tidy_queued`].

@@ -20,7 +20,7 @@
 use super::Tree;
 use super::codec::{Broken, Sound};
 use super::descend::Target;
-use super::node::Node;
+use super::node::{HEAD as SLOT_HEAD, Node};
 use hamal_buffer::{Glance, Pool, SharedPage};
 use hamal_latch::{Reading, Words};
 use hamal_page::PageId;
@@ -37,7 +37,7 @@ const HEAD: usize = 8;
 const SHARE: usize = 32;
 /// A route that went stale is made anew for every so many descents that miss it: a node that changes all the time is
 /// not worth a copy after each change.
-const PATIENCE: u64 = 4;
+const PATIENCE: u64 = 8;
 
 struct Route {
     words: Words,
@@ -190,27 +190,40 @@ fn tag_of(here: &Glance, id: PageId, tree: Tree) -> Tag {
 /// The words of a route.
 fn copy(tag: &Tag, node: &Node<'_>) -> Sound<Vec<u64>> {
     let n = node.count();
-    let mut common = Vec::new();
+    let mut common = node.prefix().to_vec();
     if n > 0 {
         let last = node.key(n - 1)?;
         common = node.key(0)?;
         common.truncate(common.iter().zip(&last).take_while(|(a, b)| a == b).count());
     }
-    let mut words = tag.to_vec();
+    let mut words = Vec::with_capacity(FIXED + common.len().div_ceil(8) + 4 * n + 1);
+    words.extend_from_slice(tag);
     words[3] |= u64::from(node.level()) << 32;
     words.push(n as u64 | (common.len() as u64) << 32);
     words.extend((0..common.len()).step_by(8).map(|at| word(&common, at)));
     let heads = words.len();
     words.resize(heads + 3 * n + 1, 0);
+    const DISORDER: Broken = Broken("its keys are not in order (BTREE-9)");
+    // What all separators have in common is the node's prefix at least, and often no more.
+    let more = common.len().checked_sub(node.prefix().len()).ok_or(DISORDER)?;
     let mut key = Vec::new();
     for i in 0..n {
-        key.clear();
-        key.extend_from_slice(node.prefix());
-        node.push_suffix(i, &mut key)?;
-        let suffix = key.get(common.len()..).ok_or(Broken("its keys are not in order (BTREE-9)"))?;
-        words[heads + i] = word(suffix, 0);
-        words[heads + 2 * n + 1 + i] = suffix.len() as u64 | (words.len() as u64) << 32;
-        words.extend((HEAD..suffix.len()).step_by(8).map(|at| word(suffix, at)));
+        let (slot, rest) = node.suffix_parts(i)?;
+        let len = slot.len().checked_sub(more).ok_or(DISORDER)?;
+        let (head, tail) = if more == 0 {
+            // Four bytes of the head are in the slot.
+            (
+                u64::from(slot.head()) << 32 | word(rest, 0) >> 32,
+                rest.get(HEAD - SLOT_HEAD..).unwrap_or_default(),
+            )
+        } else {
+            key.clear();
+            node.push_suffix(i, &mut key)?;
+            (word(&key, more), key.get(more + HEAD..).unwrap_or_default())
+        };
+        words[heads + i] = head;
+        words[heads + 2 * n + 1 + i] = len as u64 | (words.len() as u64) << 32;
+        words.extend((0..tail.len()).step_by(8).map(|at| word(tail, at)));
     }
     for i in 0..=n {
         words[heads + n + i] = node.child(i)?.0;

@@ -4,7 +4,7 @@
 use super::codec::{Broken, Sound};
 use super::descend::{Target, corrupt, leaf_at};
 use super::history::Demoted;
-use super::node::{Node, Slot};
+use super::node::{HEAD, Node, Slot};
 use super::read::{Resolved, of_raw};
 use super::{Batch, Bound, Btree, Direction, Entry, Tree};
 use hamal_buffer::Pool;
@@ -303,7 +303,8 @@ impl Btree {
         let mut order = Order::new(want.direction);
         let (rows, bytes) = leaf.load();
         let wanted = want.limit.min(slots.len());
-        batch.reserve(wanted, bytes.checked_div(rows).unwrap_or(0) * wanted);
+        let each = bytes.checked_div(rows).unwrap_or(0) + leaf.prefix().len() + HEAD;
+        batch.reserve(wanted, each * wanted);
         let mut ahead = Ahead::new(want, leaf, self.pool());
         for i in slots {
             if batch.len() >= want.limit {

@@ -50,10 +50,14 @@ struct Plan {
 }
 
 impl Btree {
-    /// Splits nodes on the way to the key until its leaf has `need` bytes free.
+    /// Splits nodes on the way to the key, and its leaf once, unless that has `need` bytes free.
     pub(crate) fn split(&self, txn: Option<&Txn>, tree: Tree, key: &[u8], need: usize) -> Result<()> {
         while let Some(plan) = self.pages_only(|| self.plan_split(tree, key, need))? {
             self.split_one(txn, tree, key, need, plan)?;
+            if plan.level == 0 {
+                // Whether that was enough the caller finds out: it has to look at the leaf again anyway.
+                break;
+            }
         }
         Ok(())
     }
@@ -168,6 +172,10 @@ impl Btree {
         }
         if level == 0 {
             self.txns().spread_undo(txn, new, credit);
+            if key >= cut.separator.as_slice() {
+                let (page, leaf) = (&*right, node(tree, new, right)?);
+                self.point_at(tree, page, &leaf);
+            }
         }
         Ok(true)
     }

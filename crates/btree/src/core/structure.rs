@@ -5,7 +5,7 @@ use super::node::leaf_cost;
 use super::ops::code;
 use super::ops::leaf::{Bytes, encode_insert, encode_remove, encode_rewrite, encode_update};
 use super::read::find;
-use super::write::record_bytes;
+use super::write::{Room, record_bytes};
 use super::{Btree, ExtraEdit, Tree};
 use crate::BTREE_RM;
 use hamal_buffer::{ExclusivePage, Need, OpCredit, PageEdit, Stop};
@@ -36,17 +36,19 @@ impl Btree {
         let bytes = record_bytes(key.len() + value.bytes.len() + 32, 1 + EXTRA_PAGES) + extra_bytes;
         loop {
             let mut credit = self.pool().credit(bytes, 0, 1 + EXTRA_PAGES, false)?;
-            let mut room = 0;
+            let mut need = 0;
             let done = self.paged(|| {
                 let page = self.exclusive_leaf(tree, key)?;
-                let (op, payload) = self.insert_or_revive(txn, tree, key, value, &page, &mut room)?;
+                let (op, payload) = self.insert_or_revive(txn, tree, key, value, &page, &mut need)?;
                 self.log_structure(txn, page, op, &payload, prepare, &mut credit)
             });
             drop(credit);
             match done {
                 Ok(()) => return Ok(()),
                 Err(Stop::Error(e)) => return Err(e),
-                Err(Stop::Need(Need::Room)) => self.make_room(txn, tree, key, room)?,
+                Err(Stop::Need(Need::Room)) => {
+                    self.make_room(txn, tree, key, Room { need, waste: true })?;
+                }
                 Err(Stop::Need(Need::Transaction(holder))) if txn.is_some() => {
                     if let Some(txn) = txn {
                         self.txns().wait_for(txn, holder)?;

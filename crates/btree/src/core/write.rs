@@ -8,7 +8,7 @@ use super::descend::{Latched, Target, corrupt, leaf_at, node};
 use super::node::{LeafRecord, leaf_cost};
 use super::ops::code;
 use super::ops::leaf::{self, Bytes};
-use super::ops::undo::{Former, encode_absent, encode_former};
+use super::ops::undo::{Former, put_absent, put_former};
 use super::read::{find, raw, value_of, version_of};
 use super::{Btree, RawValue, Tree};
 use crate::{BTREE_RM, CATALOGUE_TREE};
@@ -17,6 +17,7 @@ use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
 use hamal_page::TxnId;
 use hamal_txn::{Txn, Version};
+use std::cell::RefCell;
 
 /// What is written.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +52,29 @@ fn named(e: Error, tree: Tree, key: &[u8]) -> Error {
     if e.kind() == ErrorKind::Conflict { e.with_tree(tree.id).with_key(key) } else { e }
 }
 
-/// A logged change of a row, put together under the latch.
-struct RowChange {
-    op: u8,
+/// Where a thread puts payload and undo of its changes together.
+#[derive(Debug, Default)]
+struct Buffers {
     payload: Vec<u8>,
     undo: Vec<u8>,
+}
+
+hamal_sync::thread_local! {
+    static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers { payload: Vec::new(), undo: Vec::new() }) };
+}
+
+/// What a leaf has no room for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Room {
+    /// Bytes.
+    pub(crate) need: usize,
+    /// A purge would give some.
+    pub(crate) waste: bool,
+}
+
+/// A logged change of a row, put together under the latch: payload and undo are in the buffers.
+struct RowChange {
+    op: u8,
     reserve: u64,
     /// The older version to push.
     version: Option<Version>,
@@ -98,10 +117,28 @@ impl Btree {
         let worst = self.limits().max_inline;
         let bytes = record_bytes(2 * key.len() + len + worst + 64, 1);
         self.txns().thin_versions();
+        // A thread that is ending has none any more; then fresh ones do.
+        let mut buffers = BUFFERS.try_with(RefCell::take).unwrap_or_default();
+        let done = self.write_row_with(txn, tree, key, write, bytes, undo_reserve(worst), &mut buffers);
+        let _ = BUFFERS.try_with(|b| b.replace(buffers));
+        done
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a write, what it may take, and where it is put together")]
+    fn write_row_with(
+        &self,
+        txn: &Txn,
+        tree: Tree,
+        key: &[u8],
+        write: Write<'_>,
+        bytes: u64,
+        undo_bytes: u64,
+        buffers: &mut Buffers,
+    ) -> Result<Option<RawValue>> {
         loop {
-            let mut credit = self.pool().credit(bytes, undo_reserve(worst), 1, false)?;
-            let mut room = 0;
-            let done = self.paged(|| self.try_write(txn, tree, key, &write, &mut room, &mut credit));
+            let mut credit = self.pool().credit(bytes, undo_bytes, 1, false)?;
+            let mut room = Room::default();
+            let done = self.paged(|| self.try_write(txn, tree, key, &write, &mut room, &mut credit, buffers));
             drop(credit);
             match done {
                 Ok(former) => {
@@ -122,6 +159,71 @@ impl Btree {
         }
     }
 
+    /// Inserts rows from the front of `rows`, whose keys ascend, as far as they are new and go to one leaf that has room:
+    /// under one hold of its latch, with one credit. Returns how many; none if the first has to be written by itself.
+    pub(crate) fn insert_run(&self, txn: &Txn, tree: Tree, rows: &[(&[u8], &[u8])]) -> Result<usize> {
+        // No more than a split asks for: every ring has room for that.
+        let most = 2 * self.pool().page_size() as u64;
+        let (mut bytes, mut undo, mut n) = (0, 0, 0);
+        for (key, value) in rows {
+            let (record, reserve) = (record_bytes(2 * key.len() + value.len() + 64, 1), undo_reserve(0));
+            if bytes + undo + record + reserve > most {
+                break;
+            }
+            self.check_key(key)?;
+            self.check_value(&Bytes { chain: false, bytes: value })?;
+            (bytes, undo, n) = (bytes + record, undo + reserve, n + 1);
+        }
+        if n < 2 {
+            return Ok(0);
+        }
+        let mut buffers = BUFFERS.try_with(RefCell::take).unwrap_or_default();
+        let mut credit = self.pool().credit_run(bytes, undo, n)?;
+        let done = self.paged(|| self.try_run(txn, tree, &rows[..n], &mut credit, &mut buffers));
+        let _ = BUFFERS.try_with(|b| b.replace(buffers));
+        match done {
+            Err(Stop::Error(e)) => Err(e),
+            Err(Stop::Need(need)) => Err(Error::internal(format!("a run of new rows needs {need:?}"))),
+            Ok(n) => Ok(n),
+        }
+    }
+
+    fn try_run(
+        &self,
+        txn: &Txn,
+        tree: Tree,
+        rows: &[(&[u8], &[u8])],
+        credit: &mut OpCredit<'_>,
+        buffers: &mut Buffers,
+    ) -> Latched<usize> {
+        let Some((first, _)) = rows.first() else { return Ok(0) };
+        let mut page = match self.finger_leaf(tree, first)? {
+            Some(page) => page,
+            None => self.exclusive_leaf(tree, first)?,
+        };
+        self.point_at(tree, &page, &node(tree, page.id(), &page)?);
+        for (done, (key, value)) in rows.iter().enumerate() {
+            let leaf = node(tree, page.id(), &page)?;
+            let broken = |b| Stop::Error(corrupt(page.id(), b));
+            if !leaf.contains(key) {
+                return Ok(done);
+            }
+            let Err(slot) = leaf.search_run(key).map_err(broken)? else { return Ok(done) };
+            if leaf_cost(leaf.suffix_of(key).map_err(broken)?.len(), value.len()) > leaf.free() {
+                return Ok(done);
+            }
+            buffers.payload.clear();
+            buffers.undo.clear();
+            leaf::put_insert(&mut buffers.payload, slot, key, Bytes { chain: false, bytes: value });
+            put_absent(&mut buffers.undo, tree);
+            self.txns().note_write(txn, tree.id, key);
+            let edit =
+                PageEdit { page: &mut page, op: code::INSERT, whole: Whole::No, payload: &buffers.payload };
+            self.txns().update(txn, BTREE_RM, &mut [edit], &buffers.undo, undo_reserve(0), credit)?;
+        }
+        Ok(rows.len())
+    }
+
     #[allow(clippy::too_many_arguments, reason = "a latched section gets all that was taken before it")]
     fn try_write(
         &self,
@@ -129,13 +231,21 @@ impl Btree {
         tree: Tree,
         key: &[u8],
         write: &Write<'_>,
-        room: &mut usize,
+        room: &mut Room,
         credit: &mut OpCredit<'_>,
+        buffers: &mut Buffers,
     ) -> Latched<Option<RawValue>> {
-        let mut page = self.exclusive_leaf(tree, key)?;
+        let near = self.finger_leaf(tree, key)?;
+        let again = near.is_some();
+        let mut page = match near {
+            Some(page) => page,
+            None => self.exclusive_leaf(tree, key)?,
+        };
         let leaf = node(tree, page.id(), &page)?;
         let broken = |b| Stop::Error(corrupt(page.id(), b));
-        let found = leaf.search(key).map_err(broken)?;
+        let found = if again { leaf.search_run(key) } else { leaf.search(key) }.map_err(broken)?;
+        buffers.payload.clear();
+        buffers.undo.clear();
         let change = match (found, write) {
             (Err(_), Write::Remove) => {
                 // Its ghost may have been taken away under an ended snapshot (TXN-TOO-OLD).
@@ -149,17 +259,12 @@ impl Btree {
                 let suffix = leaf.suffix_of(key).map_err(broken)?;
                 let cost = leaf_cost(suffix.len(), value.bytes.len());
                 if cost > leaf.free() {
-                    *room = cost;
+                    *room = Room { need: cost, waste: self.has_waste(&leaf).map_err(broken)? };
                     return Err(Need::Room.into());
                 }
-                RowChange {
-                    op: code::INSERT,
-                    payload: leaf::encode_insert(slot, key, *value),
-                    undo: encode_absent(tree),
-                    reserve: undo_reserve(0),
-                    version: None,
-                    former: None,
-                }
+                leaf::put_insert(&mut buffers.payload, slot, key, *value);
+                put_absent(&mut buffers.undo, tree);
+                RowChange { op: code::INSERT, reserve: undo_reserve(0), version: None, former: None }
             }
             (Ok(slot), _) => {
                 let record = leaf.leaf(slot).map_err(broken)?;
@@ -181,16 +286,17 @@ impl Btree {
                 if let Write::Put(value) = write {
                     let more = value.bytes.len().saturating_sub(record.allot);
                     if more > leaf.free() {
-                        *room = more;
+                        *room = Room { need: more, waste: self.has_waste(&leaf).map_err(broken)? };
                         return Err(Need::Room.into());
                     }
                 }
-                self.change_of(txn, tree, key, slot, &record, write)?
+                self.change_of(txn, tree, key, slot, &record, write, buffers)
             }
         };
-        let edit = PageEdit { page: &mut page, op: change.op, whole: Whole::No, payload: &change.payload };
+        self.point_at(tree, &page, &leaf);
+        let edit = PageEdit { page: &mut page, op: change.op, whole: Whole::No, payload: &buffers.payload };
         self.txns().note_write(txn, tree.id, key);
-        self.txns().update(txn, BTREE_RM, &mut [edit], &change.undo, change.reserve, credit)?;
+        self.txns().update(txn, BTREE_RM, &mut [edit], &buffers.undo, change.reserve, credit)?;
         if let Some(version) = change.version {
             self.txns().versions().push_logged(txn, BTREE_RM, tree.id.0, key, version);
         }
@@ -208,28 +314,35 @@ impl Btree {
         slot: usize,
         record: &LeafRecord<'_>,
         write: &Write<'_>,
-    ) -> Latched<RowChange> {
+        buffers: &mut Buffers,
+    ) -> RowChange {
         let (word, own) = (record.word, txn.id());
         let foreign = own.is_none() || word.writer() != own;
         let push = foreign && !(word.ghost() && self.settled(word.writer()));
         let older = if foreign { push } else { word.older() };
         let former = Bytes { chain: record.chain, bytes: record.value };
-        let (op, payload, kept, reserve) = match write {
+        let payload = &mut buffers.payload;
+        let (op, kept, reserve) = match write {
             Write::Put(value) => {
-                let payload = leaf::encode_update(slot, older, *value);
-                (code::UPDATE, payload, Some(former), undo_reserve(former.bytes.len()))
+                leaf::put_update(payload, slot, older, *value);
+                (code::UPDATE, Some(former), undo_reserve(former.bytes.len()))
             }
-            Write::Remove => (code::MARK_GHOST, leaf::encode_mark_ghost(slot, older), None, undo_reserve(0)),
-            Write::Lock => (code::LOCK, leaf::encode_lock(slot, older), None, undo_reserve(0)),
+            Write::Remove => {
+                leaf::put_mark_ghost(payload, slot, older);
+                (code::MARK_GHOST, None, undo_reserve(0))
+            }
+            Write::Lock => {
+                leaf::put_lock(payload, slot, older);
+                (code::LOCK, None, undo_reserve(0))
+            }
         };
-        Ok(RowChange {
+        put_former(&mut buffers.undo, tree, own, key, &Former { word, value: kept });
+        RowChange {
             op,
-            payload,
-            undo: encode_former(tree, own, key, &Former { word, value: kept }),
             reserve,
             version: push.then(|| version_of(record)),
             former: (!word.ghost()).then(|| raw(value_of(record))),
-        })
+        }
     }
 
     /// Two records at most: a key without a row gets an empty one, and that becomes a ghost. Both are ordinary changes of
@@ -272,13 +385,12 @@ impl Btree {
         }
     }
 
-    /// Room for `need` more bytes in the leaf of a key: by a purge, if that gives a good deal of it, else
-    /// by a split.
-    pub(crate) fn make_room(&self, txn: Option<&Txn>, tree: Tree, key: &[u8], need: usize) -> Result<()> {
-        let enough = (self.pool().page_size() / 16).max(need);
-        if self.purge_leaf(tree, key)? >= enough {
+    /// Room in the leaf of a key: by a purge, if that gives a good deal of it, else by a split. It may take several.
+    pub(crate) fn make_room(&self, txn: Option<&Txn>, tree: Tree, key: &[u8], room: Room) -> Result<()> {
+        let enough = (self.pool().page_size() / 16).max(room.need);
+        if room.waste && self.purge_leaf(tree, key)? >= enough {
             return Ok(());
         }
-        self.split(txn, tree, key, need)
+        self.split(txn, tree, key, room.need)
     }
 }

@@ -69,12 +69,18 @@ fn older_text(flags: u8) -> &'static str {
 
 // ---- INSERT: slot, flags, key (with length), value ----
 
-pub(crate) fn encode_insert(slot: usize, key: &[u8], value: Bytes<'_>) -> Vec<u8> {
-    let mut p = Vec::with_capacity(8 + key.len() + value.bytes.len());
-    put_varint(&mut p, slot as u64);
+/// Appends the payload of an INSERT.
+pub(crate) fn put_insert(p: &mut Vec<u8>, slot: usize, key: &[u8], value: Bytes<'_>) {
+    p.reserve(8 + key.len() + value.bytes.len());
+    put_varint(p, slot as u64);
     p.push(flags(false, value.chain));
-    put_bytes(&mut p, key);
+    put_bytes(p, key);
     p.extend_from_slice(value.bytes);
+}
+
+pub(crate) fn encode_insert(slot: usize, key: &[u8], value: Bytes<'_>) -> Vec<u8> {
+    let mut p = Vec::new();
+    put_insert(&mut p, slot, key, value);
     p
 }
 
@@ -102,8 +108,9 @@ pub(crate) fn insert(at: &Applying, payload: &[u8], page: &mut [u8]) -> Sound<()
         return Err(Broken("the key does not belong into that slot"));
     }
     let record = LeafRecord { word, chain: value.chain, allot: value.bytes.len(), value: value.bytes };
-    edit::insert(page, slot, suffix, &Body::Leaf(record))?;
-    edit::note_insert(page, slot)
+    let (run, layout) = (node.run_after(slot), node.layout());
+    edit::insert_into(page, layout, slot, suffix, &Body::Leaf(record))?;
+    edit::set_run(page, slot + 1, run)
 }
 
 pub(crate) fn describe_insert(payload: &[u8]) -> Sound<String> {
@@ -119,11 +126,17 @@ pub(crate) fn describe_insert(payload: &[u8]) -> Sound<String> {
 
 // ---- UPDATE: slot, flags, value ----
 
-pub(crate) fn encode_update(slot: usize, older: bool, value: Bytes<'_>) -> Vec<u8> {
-    let mut p = Vec::with_capacity(4 + value.bytes.len());
-    put_varint(&mut p, slot as u64);
+/// Appends the payload of an UPDATE.
+pub(crate) fn put_update(p: &mut Vec<u8>, slot: usize, older: bool, value: Bytes<'_>) {
+    p.reserve(4 + value.bytes.len());
+    put_varint(p, slot as u64);
     p.push(flags(older, value.chain));
     p.extend_from_slice(value.bytes);
+}
+
+pub(crate) fn encode_update(slot: usize, older: bool, value: Bytes<'_>) -> Vec<u8> {
+    let mut p = Vec::new();
+    put_update(&mut p, slot, older, value);
     p
 }
 
@@ -143,11 +156,10 @@ pub(crate) fn describe_update(payload: &[u8]) -> Sound<String> {
 
 // ---- MARK_GHOST: slot, flags; the bytes stay ----
 
-pub(crate) fn encode_mark_ghost(slot: usize, older: bool) -> Vec<u8> {
-    let mut p = Vec::with_capacity(4);
-    put_varint(&mut p, slot as u64);
+/// Appends the payload of a MARK_GHOST.
+pub(crate) fn put_mark_ghost(p: &mut Vec<u8>, slot: usize, older: bool) {
+    put_varint(p, slot as u64);
     p.push(flags(older, false));
-    p
 }
 
 pub(crate) fn mark_ghost(at: &Applying, payload: &[u8], page: &mut [u8]) -> Sound<()> {
@@ -168,8 +180,9 @@ pub(crate) fn describe_mark_ghost(payload: &[u8]) -> Sound<String> {
 
 // ---- LOCK: slot, flags; a ghost stays a ghost, the bytes stay ----
 
-pub(crate) fn encode_lock(slot: usize, older: bool) -> Vec<u8> {
-    encode_mark_ghost(slot, older)
+/// Appends the payload of a LOCK.
+pub(crate) fn put_lock(p: &mut Vec<u8>, slot: usize, older: bool) {
+    put_mark_ghost(p, slot, older);
 }
 
 pub(crate) fn lock(at: &Applying, payload: &[u8], page: &mut [u8]) -> Sound<()> {

@@ -1,7 +1,7 @@
 //! Operations on the structure of a tree. All are redo-only; each record that holds one is complete in
 //! itself.
 use super::super::codec::{Broken, Reader, Sound, put_bytes, put_varint};
-use super::super::edit::{self, Body};
+use super::super::edit::{self, Body, Filler};
 use super::super::node::{LeafRecord, Node, Word, at, u64_at};
 use super::show;
 use crate::BTREE_RM;
@@ -18,8 +18,11 @@ const CHAINED: u8 = 1;
 /// Appends the slots `range` of `node`, keys without the first `skip` bytes: length and rest of the key;
 /// leaf: word, flags, allotment, value with length; inner: child.
 fn put_entries(out: &mut Vec<u8>, node: &Node<'_>, range: std::ops::Range<usize>, skip: usize) -> Sound<()> {
+    let mut key = Vec::new();
     for i in range {
-        let key = node.key(i)?;
+        key.clear();
+        key.extend_from_slice(node.prefix());
+        node.push_suffix(i, &mut key)?;
         put_bytes(out, key.get(skip..).ok_or(Broken("a key is shorter than the prefix"))?);
         if node.is_leaf() {
             let r = node.leaf(i)?;
@@ -49,14 +52,11 @@ fn get_entry<'a>(r: &mut Reader<'a>, level: u8) -> Sound<(&'a [u8], Body<'a>)> {
     Ok((key, Body::Leaf(LeafRecord { word, chain: flags != 0, allot, value })))
 }
 
-/// Appends all entries to the node in `page`.
-fn append_entries(r: &mut Reader<'_>, page: &mut [u8], level: u8, prefix: &[u8]) -> Sound<()> {
-    let mut key = prefix.to_vec();
+/// Appends all entries to the node that is filled; their keys lack its prefix.
+fn append_entries(r: &mut Reader<'_>, to: &mut Filler<'_>, level: u8) -> Sound<()> {
     for _ in 0..r.small()? {
         let (rest, body) = get_entry(r, level)?;
-        key.truncate(prefix.len());
-        key.extend_from_slice(rest);
-        edit::append_key(page, &key, &body)?;
+        to.push(rest, &body)?;
     }
     r.end()
 }
@@ -129,8 +129,9 @@ pub(crate) fn init(payload: &[u8], page: &mut [u8]) -> Sound<()> {
     let mut r = Reader(payload);
     let shape = get_shape(&mut r)?;
     edit::begin(page, shape.level, shape.lower, shape.upper, shape.left)?;
-    let prefix = &shape.lower[..super::super::node::common_prefix(shape.lower, shape.upper)];
-    append_entries(&mut r, page, shape.level, prefix)
+    let mut filler = Filler::new(page)?;
+    append_entries(&mut r, &mut filler, shape.level)?;
+    filler.finish()
 }
 
 pub(crate) fn describe_init(payload: &[u8]) -> Sound<String> {
@@ -171,7 +172,9 @@ pub(crate) fn truncate(payload: &[u8], page: &mut [u8]) -> Sound<()> {
         return Err(Broken("a split that does not fit the node"));
     }
     edit::begin(page, node.level(), node.lower(), Some(upper), first_child(&node, &old))?;
-    edit::append(page, &node, 0..keep)
+    let mut filler = Filler::new(page)?;
+    filler.append(&node, 0..keep)?;
+    filler.finish()
 }
 
 pub(crate) fn describe_truncate(payload: &[u8]) -> Sound<String> {
@@ -216,9 +219,10 @@ pub(crate) fn absorb(payload: &[u8], page: &mut [u8]) -> Sound<()> {
         return Err(Broken("a node without upper fence has nothing right of it"));
     }
     edit::begin(page, node.level(), node.lower(), upper, first_child(&node, &old))?;
-    edit::append(page, &node, 0..node.count())?;
-    let prefix = &node.lower()[..super::super::node::common_prefix(node.lower(), upper)];
-    append_entries(&mut r, page, node.level(), prefix)
+    let mut filler = Filler::new(page)?;
+    filler.append(&node, 0..node.count())?;
+    append_entries(&mut r, &mut filler, node.level())?;
+    filler.finish()
 }
 
 pub(crate) fn describe_absorb(payload: &[u8]) -> Sound<String> {
@@ -251,8 +255,9 @@ pub(crate) fn insert_child(payload: &[u8], page: &mut [u8]) -> Sound<()> {
     if !after || !before {
         return Err(Broken("the separator does not belong into that slot"));
     }
-    edit::insert(page, slot, suffix, &Body::Inner(child))?;
-    edit::note_insert(page, slot)
+    let (run, layout) = (node.run_after(slot), node.layout());
+    edit::insert_into(page, layout, slot, suffix, &Body::Inner(child))?;
+    edit::set_run(page, slot + 1, run)
 }
 
 pub(crate) fn describe_insert_child(payload: &[u8]) -> Sound<String> {

@@ -33,22 +33,16 @@ pub(crate) struct Undo<'a> {
     pub(crate) former: Option<Former<'a>>,
 }
 
-fn head(tree: Tree) -> Vec<u8> {
-    let mut p = Vec::with_capacity(64);
-    put_varint(&mut p, u64::from(tree.id.0));
-    put_varint(&mut p, tree.root.0);
-    p
+/// Appends the undo bytes of an INSERT.
+pub(crate) fn put_absent(p: &mut Vec<u8>, tree: Tree) {
+    put_varint(p, u64::from(tree.id.0));
+    put_varint(p, tree.root.0);
 }
 
-/// For INSERT.
-pub(crate) fn encode_absent(tree: Tree) -> Vec<u8> {
-    head(tree)
-}
-
-/// For UPDATE (with the former value), MARK_GHOST and LOCK (without) by a transaction with the id `own`.
-pub(crate) fn encode_former(tree: Tree, own: TxnId, key: &[u8], former: &Former<'_>) -> Vec<u8> {
-    let mut p = head(tree);
-    put_bytes(&mut p, key);
+/// Appends those of an UPDATE (with the former value), MARK_GHOST or LOCK (without) by a transaction with the id `own`.
+pub(crate) fn put_former(p: &mut Vec<u8>, tree: Tree, own: TxnId, key: &[u8], former: &Former<'_>) {
+    put_absent(p, tree);
+    put_bytes(p, key);
     let writer = former.word.writer();
     let foreign = own.is_none() || writer != own;
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
@@ -59,12 +53,11 @@ pub(crate) fn encode_former(tree: Tree, own: TxnId, key: &[u8], former: &Former<
             | flag(former.value.is_some_and(|v| v.chain), CHAINED),
     );
     if foreign {
-        put_varint(&mut p, writer.0);
+        put_varint(p, writer.0);
     }
     if let Some(value) = former.value {
         p.extend_from_slice(value.bytes);
     }
-    p
 }
 
 /// Reads the undo bytes of an operation by `own`. Total.

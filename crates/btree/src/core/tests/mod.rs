@@ -55,6 +55,12 @@ fn image(page: &[u8]) -> Vec<u8> {
     copy
 }
 
+fn written(put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut p = Vec::new();
+    put(&mut p);
+    p
+}
+
 fn inline(bytes: &[u8]) -> Bytes<'_> {
     Bytes { chain: false, bytes }
 }
@@ -162,7 +168,7 @@ proptest! {
                     let Some(slot) = model.keys().position(|k| *k == key) else { continue };
                     let word = page.node().leaf(slot).unwrap().word;
                     if n % 5 == 0 {
-                        page.apply(txn, code::LOCK, &leaf::encode_lock(slot, true));
+                        page.apply(txn, code::LOCK, &written(|p| leaf::put_lock(p, slot, true)));
                         let locked = Word::new(TxnId(txn), word.ghost(), true).unwrap();
                         prop_assert_eq!(page.node().leaf(slot).unwrap().word, locked);
                         page.apply(txn, code::RESTORE, &leaf::encode_restore(slot, word, None));
@@ -172,7 +178,7 @@ proptest! {
                         model.remove(&key);
                         continue;
                     }
-                    page.apply(txn, code::MARK_GHOST, &leaf::encode_mark_ghost(slot, false));
+                    page.apply(txn, code::MARK_GHOST, &written(|p| leaf::put_mark_ghost(p, slot, false)));
                     if n % 4 == 0 {
                         page.apply(txn, code::RESTORE, &leaf::encode_restore(slot, word, None));
                     } else if let Some(row) = model.get_mut(&key) {
