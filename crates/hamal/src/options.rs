@@ -53,6 +53,8 @@ pub struct Builder {
     page_size: Option<usize>,
     pub(crate) cache_bytes: usize,
     pub(crate) log: LogOptions,
+    log_limit_bytes: Option<u64>,
+    log_ring_bytes: Option<usize>,
     checkpoint_log_bytes: Option<u64>,
     pub(crate) checkpoint_interval: Duration,
     pub(crate) torn_pages: TornPages,
@@ -82,6 +84,8 @@ impl Default for Builder {
             page_size: None,
             cache_bytes: 128 << 20,
             log: LogOptions::default(),
+            log_limit_bytes: None,
+            log_ring_bytes: None,
             checkpoint_log_bytes: None,
             checkpoint_interval: Duration::from_secs(300),
             torn_pages: TornPages::Images { compress: true },
@@ -114,6 +118,8 @@ impl fmt::Debug for Builder {
             .field("page_size", &self.page_size)
             .field("cache_bytes", &self.cache_bytes)
             .field("log", &self.log)
+            .field("log_limit_bytes", &self.log_limit_bytes)
+            .field("log_ring_bytes", &self.log_ring_bytes)
             .field("checkpoint_log_bytes", &self.checkpoint_log_bytes)
             .field("checkpoint_interval", &self.checkpoint_interval)
             .field("torn_pages", &self.torn_pages)
@@ -164,13 +170,15 @@ impl Builder {
         log_segment_bytes(log.segment_bytes: u64)
         /// Bytes of the log's ring buffer: a power of two, large enough for a record of three pages, an image and
         /// their share of the rest: at least 32 KiB with pages of 4096 bytes, 64 KiB with 8192, 128 KiB with 16384, 256 KiB
-        /// with 32768, 512 KiB with 65536 (with 4096 as [`Builder::log_pad`] at least 64 KiB). Default 8 MiB.
-        log_ring_bytes(log.ring_bytes: usize)
+        /// with 32768, 512 KiB with 65536 (with 4096 as [`Builder::log_pad`] at least 64 KiB). Default: a 128th of the cache, from 8 to
+        /// 32 MiB, and no more than a quarter of the log's limit.
+        log_ring_bytes(log_ring_bytes: usize)
         /// Size of the log from which on changes fail with `LogFull` (rollback and checkpoints go on). At least eight
-        /// segments, four rings, and 64 pages. A quarter of it is the share of page images. Default 1 GiB.
-        log_limit_bytes(log.limit_bytes: u64)
+        /// segments, four rings, and 64 pages. A quarter of it is the share of page images, which bounds how many pages may be
+        /// changed and not yet written. Default: twice the cache, from 1 to 8 GiB. So much is used only by what changes much.
+        log_limit_bytes(log_limit_bytes: u64)
         /// A checkpoint is taken when so many bytes have been logged since the last one: about what recovery has to read.
-        /// From 16 KiB to half of the log's limit. Default 64 MiB, or a quarter of the log's limit if that is less.
+        /// From 16 KiB to half of the log's limit. Default: an eighth of the log's limit.
         checkpoint_log_bytes(checkpoint_log_bytes: u64)
         /// A checkpoint is taken after this time, if anything was logged. From 10 ms to 7 days. Default 5 minutes. Without
         /// background threads the clock is not looked at.
@@ -395,9 +403,12 @@ impl Builder {
         let page = page_size as u64;
         let max_record = 3 * page_size + 4096;
         let ring_low = ring_low(page_size, max_record, self.log.pad);
-        let limit = self.log.limit_bytes;
-        let limit_low = (8 * self.log.segment_bytes).max(4 * self.log.ring_bytes as u64).max(64 * page);
-        let unset = if self.recovery_target.is_some() { limit / 4 } else { (64 << 20).min(limit / 4) };
+        // What a large cache is for is that pages stay in it: their images, and the log since their first change, need room.
+        let limit = self.log_limit_bytes.unwrap_or((2 * self.cache_bytes as u64).clamp(1 << 30, 8 << 30));
+        let unset = (self.cache_bytes / 128).clamp(8 << 20, 32 << 20).min(limit as usize / 4);
+        let ring_bytes = self.log_ring_bytes.unwrap_or(1 << unset.max(1).ilog2());
+        let limit_low = (8 * self.log.segment_bytes).max(4 * ring_bytes as u64).max(64 * page);
+        let unset = if self.recovery_target.is_some() { limit / 4 } else { limit / 8 };
         let checkpoint_log_bytes = self.checkpoint_log_bytes.unwrap_or(unset);
         let target = self.recovery_target.unwrap_or(Duration::from_secs(1));
         let recovery_threads = self.recovery_threads.unwrap_or_else(hamal_recovery::processors);
@@ -410,7 +421,7 @@ impl Builder {
             Bounds("page_size", page, MIN_PAGE_SIZE as u64, MAX_PAGE_SIZE as u64, Form::PowerOfTwo),
             Bounds("cache_bytes", self.cache_bytes as u64, MIN_FRAMES as u64 * page, 1 << 44, Form::Any),
             Bounds("log_segment_bytes", self.log.segment_bytes, 8 << 10, 1 << 30, Form::Blocks),
-            Bounds("log_ring_bytes", self.log.ring_bytes as u64, ring_low, 1 << 30, Form::PowerOfTwo),
+            Bounds("log_ring_bytes", ring_bytes as u64, ring_low, 1 << 30, Form::PowerOfTwo),
             Bounds("log_limit_bytes", limit, limit_low, 1 << 50, Form::Any),
             Bounds("checkpoint_log_bytes", checkpoint_log_bytes, 16 << 10, limit / 2, Form::Any),
             Bounds("checkpoint_interval", millis(self.checkpoint_interval), 10, 7 * DAY, Form::Millis),
@@ -441,7 +452,7 @@ impl Builder {
         Ok(Settings {
             page_size,
             frames: self.cache_bytes / page_size,
-            log: LogOptions { max_record, ..self.log.clone() },
+            log: LogOptions { max_record, limit_bytes: limit, ring_bytes, ..self.log.clone() },
             checkpoint_log_bytes,
             recovery_threads,
             recovery_memory_bytes,
