@@ -76,6 +76,9 @@ pub fn shrink(
 /// Operations that are tried together before whole transactions are: what repeats itself goes quickly.
 const LARGE: usize = 8;
 
+/// Recoveries for one search, however soon the violation was found.
+const LEAST: u64 = 50;
+
 /// Recoveries for one search, at most.
 const MOST: u64 = 4000;
 
@@ -97,7 +100,7 @@ impl Shrinker<'_> {
         match found {
             Some(f) if f.violation.oracle == self.oracle => {
                 // What shows in the scenario itself needs no crash.
-                self.most = if f.crashes.is_empty() { 1 } else { (8 * tally.cases).clamp(200, MOST) };
+                self.most = if f.crashes.is_empty() { 1 } else { (16 * tally.cases).clamp(LEAST, MOST) };
                 self.best.ops = ops.to_vec();
                 self.best.finding = f;
                 true
