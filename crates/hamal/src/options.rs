@@ -240,7 +240,8 @@ impl Builder {
     }
     /// Memory in bytes for the log in a recovery, beside the cache, from 64 KiB to 1 TiB. A log that fits is read once; with a
     /// longer one redo takes as many pages together as have records that fit, and reads the log once more for each such batch. A
-    /// page whose own records do not fit is a batch of its own. Default: as much as the cache, within 128 MiB and 1 GiB.
+    /// page whose own records do not fit is a batch of its own. Default: as much as the cache, or a quarter of the log's limit if that is more,
+    /// within 128 MiB and 2 GiB: what a recovery reads with the default interval of checkpoints fits.
     #[must_use]
     pub fn recovery_memory_bytes(mut self, bytes: u64) -> Self {
         self.recovery_memory_bytes = Some(bytes);
@@ -412,8 +413,8 @@ impl Builder {
         let checkpoint_log_bytes = self.checkpoint_log_bytes.unwrap_or(unset);
         let target = self.recovery_target.unwrap_or(Duration::from_secs(1));
         let recovery_threads = self.recovery_threads.unwrap_or_else(hamal_recovery::processors);
-        let cache = (self.cache_bytes as u64).clamp(RECOVERY_MEMORY_MIN, RECOVERY_MEMORY_MAX);
-        let recovery_memory_bytes = self.recovery_memory_bytes.unwrap_or(cache);
+        let memory = (self.cache_bytes as u64).max(limit / 4).clamp(RECOVERY_MEMORY_MIN, RECOVERY_MEMORY_MAX);
+        let recovery_memory_bytes = self.recovery_memory_bytes.unwrap_or(memory);
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         const DAY: u64 = 86_400_000;
         // The page size first: the other bounds are made of it.
@@ -486,7 +487,7 @@ pub(crate) struct Settings {
 
 /// Bounds of the default memory for the log in recovery.
 const RECOVERY_MEMORY_MIN: u64 = 128 << 20;
-const RECOVERY_MEMORY_MAX: u64 = 1 << 30;
+const RECOVERY_MEMORY_MAX: u64 = 2 << 30;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {

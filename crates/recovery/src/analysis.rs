@@ -69,15 +69,18 @@ impl Analysis {
 #[derive(Default)]
 struct TransactionTable {
     live: IdMap<TxnId, AttEntry>,
-    /// Ended after B: an entry of the checkpoint's table does not revive them.
+    /// Ended after B: an entry of the checkpoint's table does not revive them. Kept until that table has been merged.
     ended: HashSet<TxnId>,
+    merged: bool,
 }
 
 impl TransactionTable {
     fn see(&mut self, r: &RecordView<'_>, trace: &Trace) {
         let end = |t: &mut Self, why| {
             t.live.remove(&r.txn);
-            t.ended.insert(r.txn);
+            if !t.merged {
+                t.ended.insert(r.txn);
+            }
             trace.emit(|| Event::AttDelete { txn: r.txn, why });
         };
         match r.kind {
@@ -345,6 +348,8 @@ impl<'a> Pass<'a> {
         for entry in std::mem::take(&mut self.tables.att) {
             self.table.merge(entry, self.trace);
         }
+        self.table.merged = true;
+        self.table.ended.clear();
         for (page, rec) in std::mem::take(&mut self.tables.dpt) {
             let number = self.pages.number(page);
             let p = &mut self.pages.so_far[number as usize];
