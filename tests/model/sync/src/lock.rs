@@ -4,9 +4,15 @@ use shuttle::sync;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::TryLockError;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 /// A lock.
-pub struct Mutex<T: ?Sized>(sync::Mutex<T>);
+pub struct Mutex<T: ?Sized> {
+    /// How many hold it or have just let go of it, for [`Mutex::is_locked`], which must not hold it itself: who finds it held
+    /// so would wait for a hand-over that nobody owes. Nobody else gets a turn at it.
+    holders: AtomicUsize,
+    inner: sync::Mutex<T>,
+}
 
 /// Holds a [`Mutex`].
 pub struct MutexGuard<'a, T: ?Sized> {
@@ -18,11 +24,11 @@ pub struct MutexGuard<'a, T: ?Sized> {
 impl<T> Mutex<T> {
     /// A free lock.
     pub const fn new(value: T) -> Self {
-        Mutex(sync::Mutex::new(value))
+        Mutex { holders: AtomicUsize::new(0), inner: sync::Mutex::new(value) }
     }
     /// What it guarded.
     pub fn into_inner(self) -> T {
-        self.0.into_inner().unwrap_or_else(|e| e.into_inner())
+        self.inner.into_inner().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -35,25 +41,39 @@ impl<T: Default> Default for Mutex<T> {
 impl<T: ?Sized> Mutex<T> {
     /// Waits for the lock.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        let held = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let held = self.inner.lock().unwrap_or_else(|e| e.into_inner());
+        self.holders.fetch_add(1, SeqCst);
         MutexGuard { lock: self, held: Some(held) }
     }
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        let held = match self.0.try_lock() {
+        let held = match self.inner.try_lock() {
             Ok(held) => held,
             Err(TryLockError::Poisoned(e)) => e.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
+        self.holders.fetch_add(1, SeqCst);
         Some(MutexGuard { lock: self, held: Some(held) })
     }
-    /// Whether somebody holds it. (Two steps here, one there: between them others may be kept out for nothing.)
+    /// Whether somebody holds it.
     pub fn is_locked(&self) -> bool {
-        self.try_lock().is_none()
+        // Others may go first.
+        sync::atomic::AtomicBool::new(false).load(SeqCst);
+        self.holders.load(SeqCst) != 0
     }
     /// What it guards, which nobody else can reach.
     pub fn get_mut(&mut self) -> &mut T {
-        self.0.get_mut().unwrap_or_else(|e| e.into_inner())
+        self.inner.get_mut().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl<T: ?Sized> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            // Free first: held and not counted, it would keep others going round.
+            drop(held);
+            self.lock.holders.fetch_sub(1, SeqCst);
+        }
     }
 }
 
@@ -102,7 +122,9 @@ impl Condvar {
     /// Waits to be notified.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         let held = guard.held.take().expect("held");
+        guard.lock.holders.fetch_sub(1, SeqCst);
         guard.held = Some(self.0.wait(held).unwrap_or_else(|e| e.into_inner()));
+        guard.lock.holders.fetch_add(1, SeqCst);
     }
     /// Waits to be notified, or for the time to pass, if it [passes](time::passes).
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, timeout: Duration) -> WaitTimeoutResult {
@@ -110,6 +132,7 @@ impl Condvar {
             self.wait(guard);
             return WaitTimeoutResult(false);
         }
+        guard.lock.holders.fetch_sub(1, SeqCst);
         drop(guard.held.take());
         shuttle::thread::yield_now();
         guard.held = guard.lock.lock().held.take();

@@ -5,6 +5,7 @@ use hamal_error::{ErrorKind, Poison};
 use hamal_log::{Log, LogIdentity, LogOptions, LogReader, RecordKind, RecordSpec, Ticket, TxnRef, find_end};
 use hamal_mutants::Mutant;
 use hamal_page::{DbId, Lsn, RmId};
+use hamal_sync::atomic::Ordering;
 use hamal_sync::thread::{park, spawn};
 use hamal_trace::{ForceReason, Trace};
 use std::collections::BTreeSet;
@@ -37,7 +38,11 @@ fn note(log: &Log, n: u8, len: usize) -> Lsn {
     let undo = vec![n; len];
     let (kind, txn) = (RecordKind::CheckpointChunk, TxnRef::None);
     let spec = RecordSpec { kind, rm: RmId(0), txn, prev: Lsn::NULL, blocks: &[], undo: &undo };
-    log.append(&spec, &mut credit).unwrap().end
+    // Between the reservation and the copy others may run.
+    let turn = |_| {
+        hamal_sync::atomic::AtomicBool::new(false).load(Ordering::SeqCst);
+    };
+    log.append_with(&spec, &mut credit, turn).unwrap().end
 }
 
 /// What the records on the disk say, up to the end of the log; each is whole.
