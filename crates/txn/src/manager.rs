@@ -356,11 +356,11 @@ impl TxnManager {
     /// # Errors
     /// See above.
     pub fn check_write(&self, txn: &Txn, writer: TxnId) -> std::result::Result<(), Stop> {
-        if txn.isolation() == Isolation::ReadCommitted && matches!(self.status(writer), Status::Committed(_))
-        {
-            return Ok(());
+        // Asked once: a writer that commits in between would have become a conflict, which there is none under read committed.
+        match self.status(writer) {
+            Status::Committed(_) if txn.isolation() == Isolation::ReadCommitted => Ok(()),
+            status => self.by_status(txn, writer, status),
         }
-        self.check_write_since_snapshot(txn, writer)
     }
     /// As [`TxnManager::check_write`], at every isolation level by the rule of snapshots: for a record whose overwriting rests
     /// on what the transaction has read (a catalogue's).
@@ -368,10 +368,15 @@ impl TxnManager {
     /// # Errors
     /// As [`TxnManager::check_write`].
     pub fn check_write_since_snapshot(&self, txn: &Txn, writer: TxnId) -> std::result::Result<(), Stop> {
+        self.by_status(txn, writer, self.status(writer))
+    }
+
+    /// The rule of snapshots for a writer of that status.
+    fn by_status(&self, txn: &Txn, writer: TxnId, status: Status) -> std::result::Result<(), Stop> {
         if writer.is_none() || writer == txn.id() {
             return Ok(());
         }
-        match self.status(writer) {
+        match status {
             Status::Settled => Ok(()),
             Status::Committed(_) if mutants::is(Mutant::ConflictIgnored) => Ok(()),
             Status::Active if mutants::is(Mutant::LockIgnored) => Ok(()),
