@@ -178,7 +178,7 @@ impl Builder {
         /// changed and not yet written. Default: twice the cache, from 1 to 8 GiB. So much is used only by what changes much.
         log_limit_bytes(log_limit_bytes: u64)
         /// A checkpoint is taken when so many bytes have been logged since the last one: about what recovery has to read.
-        /// From 16 KiB to half of the log's limit. Default: an eighth of the log's limit.
+        /// From 16 KiB to half of the log's limit. Default: an eighth of the log's limit, 256 MiB at most.
         checkpoint_log_bytes(checkpoint_log_bytes: u64)
         /// A checkpoint is taken after this time, if anything was logged. From 10 ms to 7 days. Default 5 minutes. Without
         /// background threads the clock is not looked at.
@@ -409,7 +409,7 @@ impl Builder {
         let unset = (self.cache_bytes / 128).clamp(8 << 20, 32 << 20).min(limit as usize / 4);
         let ring_bytes = self.log_ring_bytes.unwrap_or(1 << unset.max(1).ilog2());
         let limit_low = (8 * self.log.segment_bytes).max(4 * ring_bytes as u64).max(64 * page);
-        let unset = if self.recovery_target.is_some() { limit / 4 } else { limit / 8 };
+        let unset = if self.recovery_target.is_some() { limit / 4 } else { (limit / 8).min(MOST_BETWEEN) };
         let checkpoint_log_bytes = self.checkpoint_log_bytes.unwrap_or(unset);
         let target = self.recovery_target.unwrap_or(Duration::from_secs(1));
         let recovery_threads = self.recovery_threads.unwrap_or_else(hamal_recovery::processors);
@@ -488,6 +488,9 @@ pub(crate) struct Settings {
 /// Bounds of the default memory for the log in recovery.
 const RECOVERY_MEMORY_MIN: u64 = 128 << 20;
 const RECOVERY_MEMORY_MAX: u64 = 2 << 30;
+
+/// The longest default interval of checkpoints: some log that is recovered within two seconds.
+const MOST_BETWEEN: u64 = 256 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
