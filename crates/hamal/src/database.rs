@@ -189,6 +189,30 @@ impl Database {
         self.core().check_open()?;
         self.core().checkpoint_with(&mut between)
     }
+    /// Makes everything durable that has been committed so far, by any thread and with any [`Durability`](crate::Durability): one
+    /// flush of the log, or none if there is nothing to do. For the end of a run of asynchronous commits; of a single one its
+    /// [`CommitTicket`] tells more.
+    ///
+    /// ```
+    /// # fn main() -> hamal::Result<()> {
+    /// # let db = hamal::Database::in_memory()?;
+    /// # db.begin_write()?.create_tree("t")?;
+    /// for n in 0..1000u32 {
+    ///     let tx = db.begin_write()?;
+    ///     tx.open_or_create_tree("t")?.put(n.to_be_bytes(), "x")?;
+    ///     tx.commit_with(hamal::Durability::Async)?;
+    /// }
+    /// db.sync()?; // all of them will be there, whatever happens
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Poisoned`: what was not durable before has an unknown outcome. `NoSpace`; `InvalidArgument` if the database was closed.
+    pub fn sync(&self) -> Result<()> {
+        let core = self.core();
+        core.check_open()?;
+        core.log.flush_pending().map(|_| ())
+    }
     /// Writes every changed page to the data file, so that a checkpoint after it leaves nothing to redo. The log is forced
     /// as needed.
     ///

@@ -537,3 +537,29 @@ fn between_the_steps_of_a_checkpoint_no_other_one_is_taken() -> Result<()> {
     verify(&db);
     Ok(())
 }
+
+/// What was committed asynchronously is there after a power failure if `sync` came between, and without it it is not.
+#[test]
+fn sync_makes_asynchronous_commits_durable() -> Result<()> {
+    let disk = MemDisk::new();
+    let b = small().background(false);
+    let db = b.create_on(Arc::new(disk.clone()))?;
+    let commit = |name: &str| -> Result<()> {
+        let tx = db.begin_write()?;
+        tx.open_or_create_tree(name)?.put("k", name)?;
+        tx.commit_with(Durability::Async).map(|_| ())
+    };
+    commit("first")?;
+    commit("second")?;
+    db.sync()?;
+    commit("third")?;
+    let after = b.open_on(Arc::new(disk.crash(hamal::disk::CrashModel::LoseUnsynced)))?;
+    assert_eq!(after.begin_read()?.trees()?, ["first", "second"]);
+    db.sync()?;
+    db.sync()?; // nothing to do
+    let after = b.open_on(Arc::new(disk.crash(hamal::disk::CrashModel::LoseUnsynced)))?;
+    assert_eq!(after.begin_read()?.trees()?, ["first", "second", "third"]);
+    db.close()?;
+    assert_eq!(db.sync().unwrap_err().kind(), ErrorKind::InvalidArgument);
+    Ok(())
+}

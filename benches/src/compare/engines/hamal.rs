@@ -29,7 +29,7 @@ impl Engine for Hamal {
         Ok(Box::new(Thread(&self.0)))
     }
     fn sync(&self) -> Any<()> {
-        Ok(self.0.flush()?)
+        Ok(self.0.sync()?)
     }
     fn log_bytes(&self) -> Option<u64> {
         Some(self.0.engine().log_tail().0)
