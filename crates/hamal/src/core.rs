@@ -75,6 +75,8 @@ struct LastCheckpoint {
     tail: Lsn,
     begin: Lsn,
     at: Instant,
+    /// Nobody was active and no page dirty.
+    empty: bool,
 }
 
 /// What [`Core::new`] takes over from opening.
@@ -97,8 +99,8 @@ impl Core {
         // A clean open wrote nothing, and closing it again has nothing to write.
         let sweep = Sweep::new(!p.report.clean);
         let tail = if p.report.clean { log.tail() } else { Lsn::NULL };
-        let last =
-            LastCheckpoint { tail, begin: p.checkpointer.current().checkpoint_begin, at: Instant::now() };
+        let begin = p.checkpointer.current().checkpoint_begin;
+        let last = LastCheckpoint { tail, begin, at: Instant::now(), empty: p.report.clean };
         Core {
             options: p.options,
             settings: p.settings,
@@ -202,7 +204,9 @@ impl Core {
             let _over = Over(&self.between);
             between(step)
         })?;
-        *self.last.lock() = LastCheckpoint { tail: self.log.tail(), begin: report.begin, at: Instant::now() };
+        let empty = report.dirty_pages == 0 && report.active == 0;
+        let (tail, begin) = (self.log.tail(), report.begin);
+        *self.last.lock() = LastCheckpoint { tail, begin, at: Instant::now(), empty };
         Ok(report)
     }
 
@@ -270,8 +274,10 @@ impl Core {
         if self.read_only || self.log.poisoned().is_set() {
             return Ok(());
         }
-        let tail = self.log.tail();
-        if tail == self.last.lock().tail && self.pool.dirty_pages() == 0 {
+        // Pages that are written without an image log nothing: that none is dirty now does not say that the last checkpoint
+        // knew of none.
+        let last = *self.last.lock();
+        if last.empty && self.log.tail() == last.tail && self.pool.dirty_pages() == 0 {
             return Ok(());
         }
         self.drain_ghosts()?;
