@@ -243,7 +243,10 @@ fn judge(args: &Args, results: &Results) -> Any<ExitCode> {
         std::fs::write(&file, serde_json::to_string_pretty(&now)? + "\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let stored: BTreeMap<String, f64> = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+    let text = std::fs::read_to_string(&file).map_err(|e| {
+        format!("no ratios to compare with in {}: {e}; store some with --quick --bless", file.display())
+    })?;
+    let stored: BTreeMap<String, f64> = serde_json::from_str(&text)?;
     let lost = losses(&stored, &now, 0.15);
     for (name, was, is) in &lost {
         eprintln!(
