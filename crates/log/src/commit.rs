@@ -1,9 +1,13 @@
 //! Group commit: leader and followers among those who wait for the log.
 //!
 //! Whoever finds nobody flushing becomes the leader: it seals what has been appended, writes it, syncs, moves
-//! `durable` and wakes those it has served. While it does so others append; the first of them to look leads
-//! the next group. Nobody delays a flush to collect more. A thread that commits alone never touches another
-//! thread.
+//! `durable` and wakes those it has served. While it does so others append. If several of them wait by then, the leader
+//! writes the next group at once, a few times at most: waking another to do it leaves the device idle for as long as a small
+//! sync takes. Else the first to look leads it. Nobody delays a flush to collect more. A thread that commits alone never
+//! touches another thread.
+//!
+//! A leader that goes on wakes one of those it has served, who wakes two more, as each of them does: waking a dozen takes as
+//! long as a sync.
 //!
 //! *No wake-up is lost* (LOG-7). Leadership is the mutex `flush`, taken only by `try_lock` here. A follower
 //! (1) fails to take it, (2) enters itself in the list, (3) looks again whether it is served, the engine is
@@ -13,7 +17,8 @@
 //! it, `durable` and the release (5), is visible at (3): the follower does not park, unless `flush` has a new
 //! owner by then, whose own (6) is still to come. One who is woken to lead either does, and then does (6)
 //! itself, or finds another leading, who will, or finds itself served by another leader, whose (6) comes
-//! after.
+//! after. A leader that goes on only takes followers off the list who are served, and wakes them; whoever is left there is
+//! found by its (6) at the latest.
 use crate::Log;
 use crate::format::{self, SEAL_LEN, SECTOR, Seal};
 use crate::options::SyncMethod;
@@ -28,6 +33,12 @@ use hamal_sync::thread::Thread;
 use hamal_trace::{Event, ForceReason};
 use std::sync::Arc;
 use std::task::Waker;
+
+/// How many groups a leader writes in a row, its own included: that is how much longer its own commit may take.
+const TURNS: usize = 4;
+/// How many have to wait for the leader to go on. For fewer the next group waits until one of them is woken to lead: some more
+/// come to it meanwhile, and the leader returns.
+const GO_ON: usize = 5;
 
 /// What the leader knows of the groups: guarded by leadership.
 #[derive(Debug)]
@@ -84,6 +95,22 @@ impl Who {
     }
 }
 
+/// Takes those who are served off the list: all tasks, and so many threads.
+fn take_served(waiters: &mut Vec<Waiter>, durable: u64, mut threads: usize) -> Vec<Who> {
+    let mut served = Vec::new();
+    let mut i = 0;
+    while i < waiters.len() {
+        let is_thread = matches!(waiters[i].who, Who::Thread(_));
+        if waiters[i].to <= durable && (!is_thread || threads > 0) {
+            threads -= usize::from(is_thread);
+            served.push(waiters.swap_remove(i).who);
+        } else {
+            i += 1;
+        }
+    }
+    served
+}
+
 /// Poisons the log when it is dropped: by a panic, that is, for who gets through forgets it. (Whether the thread is panicking
 /// says nothing: a rollback on the way out of a panic may lead, and may panic itself.)
 struct OnPanic<'a>(&'a Log);
@@ -126,21 +153,54 @@ impl Log {
         }
     }
 
-    /// Writes one group and makes it durable. Releases leadership on return; the caller must then
-    /// [`Log::hand_on`].
+    /// Writes a group and makes it durable; then those of others, as long as [`Log::goes_on`] says so. Releases leadership on
+    /// return; the caller must then [`Log::hand_on`].
     fn lead(&self, mut group: MutexGuard<'_, Group>, to: u64, why: ForceReason) -> Result<()> {
         if self.durable.load(SeqCst) >= to {
             return Ok(()); // Somebody led between our look and our turn.
         }
         let on_panic = OnPanic(self);
-        let written = self.write_group(&mut group);
-        drop(group);
-        if let Ok(Some(end)) = &written {
-            self.groups.fetch_add(1, Relaxed);
-            self.trace.emit(|| Event::LogForce { to: *end, why });
+        let written = self.lead_one(&mut group, why);
+        let mut going = written.is_ok();
+        for _ in 1..TURNS {
+            // The leader's own group is durable. An error from here on is found by those who wait: either the engine is
+            // poisoned, or one of them leads and meets it.
+            going = going && self.goes_on() && self.lead_one(&mut group, why).is_ok();
         }
+        drop(group);
         std::mem::forget(on_panic);
-        written.map(|_| ())
+        written
+    }
+
+    fn lead_one(&self, group: &mut Group, why: ForceReason) -> Result<()> {
+        if let Some(end) = self.write_group(group)? {
+            self.groups.fetch_add(1, Relaxed);
+            self.trace.emit(|| Event::LogForce { to: end, why });
+        }
+        Ok(())
+    }
+
+    /// Whether the leader writes the next group too: if enough wait for it. Then one of those who are served is woken, to wake
+    /// the others, so that the device does not wait for that.
+    fn goes_on(&self) -> bool {
+        let served = {
+            let mut waiters = self.waiters.lock();
+            let durable = self.durable.load(SeqCst);
+            if waiters.iter().filter(|w| w.to > durable).count() < GO_ON {
+                return false;
+            }
+            let forgets = mutants::is(Mutant::LeaderForgetsTheOthers);
+            take_served(&mut waiters, durable, if forgets { usize::MAX } else { 1 })
+        };
+        let woken = if mutants::is(Mutant::LeaderForgetsTheOthers) { 1 } else { usize::MAX };
+        served.into_iter().take(woken).for_each(Who::wake);
+        true
+    }
+
+    /// Wakes two of the threads that are served, which do the same, and all tasks.
+    fn wake_more(&self) {
+        let served = take_served(&mut self.waiters.lock(), self.durable.load(SeqCst), 2);
+        served.into_iter().for_each(Who::wake);
     }
 
     /// Writes everything up to the tail as one group; its end, if there was anything to write.
@@ -251,31 +311,24 @@ impl Log {
         while !me.woken.load(Acquire) {
             hamal_sync::thread::park();
         }
+        self.wake_more();
     }
 
     /// After releasing leadership: wakes everybody who is served, and one who is not, to lead.
     pub(crate) fn hand_on(&self) {
-        let mut served = Vec::new();
         let mut next = None;
-        {
+        let served = {
             let mut waiters = self.waiters.lock();
             if waiters.is_empty() {
                 return;
             }
-            let durable = self.durable.load(SeqCst);
-            let all = self.poison.is_set();
-            let mut i = 0;
-            while i < waiters.len() {
-                if all || waiters[i].to <= durable {
-                    served.push(waiters.swap_remove(i).who);
-                } else {
-                    i += 1;
-                }
-            }
+            let to = if self.poison.is_set() { u64::MAX } else { self.durable.load(SeqCst) };
+            let served = take_served(&mut waiters, to, usize::MAX);
             if let Some(i) = waiters.iter().position(|w| matches!(w.who, Who::Thread(_))) {
                 next = Some(waiters.swap_remove(i).who);
             }
-        }
+            served
+        };
         // The next leader first: the device should not wait for us.
         for who in next.into_iter().chain(served) {
             who.wake();

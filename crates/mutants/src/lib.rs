@@ -94,6 +94,7 @@ const SHOWN_BY_TESTS: &[(&str, &[Mutant])] = &[
             Mutant::LeaderDoesNotWait,
             Mutant::FollowerAcked,
             Mutant::FollowerDoesNotLook,
+            Mutant::LeaderForgetsTheOthers,
             Mutant::RingNotAdmitted,
             Mutant::FlusherUnannounced,
         ],

@@ -594,4 +594,8 @@ mutants! {
         breaks "TXN-TURN, T27" in ["txn/src/txn.rs"] needs [Threads]
         "Who wakes the waiters does not pass through their mutex.";
         "a thread that falls asleep for a row while another gives it back"
+    125 LeaderForgetsTheOthers "leader-forgets-the-others"
+        breaks "LOG-7" in ["log/src/commit.rs"] needs [Threads]
+        "A leader that goes on takes all that it has served off the list, and wakes one of them.";
+        "nine threads that commit at once, so that two are served while more wait"
 }

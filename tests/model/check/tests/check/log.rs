@@ -62,12 +62,16 @@ fn notes(disk: &MemDisk) -> BTreeSet<u8> {
 
 /// LOG-1, LOG-5, LOG-7: who was told that its record is durable has it on the disk, and nobody waits for ever.
 fn group_commit() {
+    commits(3, 2);
+}
+
+fn commits(threads: u8, each: u8) {
     let (log, disk) = log();
-    let threads: Vec<_> = (0..3u8)
+    let all: Vec<_> = (0..threads)
         .map(|t| {
             let (log, disk) = (log.clone(), disk.clone());
             spawn(move || {
-                for n in [10 * t + 1, 10 * t + 2] {
+                for n in 10 * t + 1..=10 * t + each {
                     let end = note(&log, n, 100);
                     log.force(end, ForceReason::Commit).unwrap();
                     let found = notes(&disk.crash(CrashModel::LoseUnsynced));
@@ -76,8 +80,8 @@ fn group_commit() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|t| t.join().unwrap());
-    assert_eq!(notes(&disk.crash(CrashModel::LoseUnsynced)).len(), 6);
+    all.into_iter().for_each(|t| t.join().unwrap());
+    assert_eq!(notes(&disk.crash(CrashModel::LoseUnsynced)).len(), usize::from(threads * each));
 }
 
 #[test]
@@ -99,6 +103,22 @@ fn a_follower_that_is_served_for_nothing_is_caught() {
 #[test]
 fn a_follower_that_parks_without_another_look_is_caught() {
     let text = rejects(Mutant::FollowerDoesNotLook, 3000, group_commit);
+    assert!(text.contains("deadlock"), "{text}");
+}
+
+/// So many that a leader serves several and goes on.
+fn many_commit() {
+    commits(9, 1);
+}
+
+#[test]
+fn a_leader_that_goes_on_leaves_nobody_asleep() {
+    accepts(3000, many_commit);
+}
+
+#[test]
+fn a_leader_that_forgets_whom_it_served_is_caught() {
+    let text = rejects(Mutant::LeaderForgetsTheOthers, 30_000, many_commit);
     assert!(text.contains("deadlock"), "{text}");
 }
 
