@@ -2,7 +2,7 @@
 //! [--rounds N] [--pages 4096,8192] [--direct true,false] [--dir DIR]`.
 //!
 //! For each page size, and with and without a way past the operating system's cache: random gets by one and two threads beside random
-//! reads of as many bytes past that cache, and asynchronous updates of random rows by one thread, with one sync at the end. The rows were
+//! reads of as many bytes past that cache, and asynchronous updates of random rows by one thread and by eight, with one sync at the end. The rows were
 //! put in, in random order, by a database with a cache that held all of them.
 
 use hamal::{Builder, Database, Durability};
@@ -69,18 +69,29 @@ fn gets(db: &Database, keys: &[[u8; 24]], threads: u64, time: Duration) -> Any<f
     Ok(counts.into_iter().sum::<Any<u64>>()? as f64 / time.as_secs_f64())
 }
 
-fn updates(db: &Database, keys: &[[u8; 24]], time: Duration, seed: u64) -> Any<f64> {
-    let mut random = Random(seed);
+fn updates(db: &Database, keys: &[[u8; 24]], threads: u64, time: Duration, seed: u64) -> Any<f64> {
     let started = Instant::now();
-    let mut n = 0;
-    while started.elapsed() < time {
-        let tx = db.begin_write()?;
-        tx.tree("t")?.put(keys[random.next_u64() as usize % keys.len()], random.value(VALUE))?;
-        tx.commit_with(Durability::Async)?;
-        n += 1;
-    }
-    db.flush()?;
-    Ok(f64::from(n) / started.elapsed().as_secs_f64())
+    let run = |t: u64| -> Any<u32> {
+        let mut random = Random(seed + (t << 32));
+        let mut n = 0;
+        while started.elapsed() < time {
+            let key = keys[random.next_u64() as usize % keys.len()];
+            let tx = db.begin_write()?;
+            let put = tx.tree("t")?.put(key, random.value(VALUE));
+            match put.and_then(|()| tx.commit_with(Durability::Async)) {
+                Ok(_) => n += 1,
+                Err(e) if e.is_retryable() => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(n)
+    };
+    let counts: Vec<Any<u32>> = std::thread::scope(|s| {
+        let handles: Vec<_> = (0..threads).map(|t| s.spawn(move || run(t))).collect();
+        handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
+    });
+    db.sync()?;
+    Ok(f64::from(counts.into_iter().sum::<Any<u32>>()?) / started.elapsed().as_secs_f64())
 }
 
 fn one(a: &Args, dir: &Path, page: usize, direct: bool, seed: u64) -> Any<()> {
@@ -100,11 +111,12 @@ fn one(a: &Args, dir: &Path, page: usize, direct: bool, seed: u64) -> Any<()> {
         rates.push((limit(threads)?.rate, gets(&db, &keys, threads, time)?));
     }
     let before = db.stats();
-    let rate = updates(&db, &keys, time, seed)?;
+    let rate = updates(&db, &keys, 1, time, seed)?;
+    let several = updates(&db, &keys, 8, time, seed + 1)?;
     let s = db.stats();
     let (written, images) = (s.pages_written - before.pages_written, s.page_images - before.page_images);
     println!(
-        "{page:>5} | {direct:<6} | {:>7.0} | {:>7.0} | {:>7.0} | {:>7.0} | {rate:>9.0} | {written:>7} | {images:>7} | {:>7} | {:>8.2}",
+        "{page:>5} | {direct:<6} | {:>7.0} | {:>7.0} | {:>7.0} | {:>7.0} | {rate:>9.0} | {several:>9.0} | {written:>7} | {images:>7} | {:>7} | {:>8.2}",
         rates[0].0,
         rates[0].1,
         rates[1].0,
@@ -120,7 +132,7 @@ fn main() -> Any<()> {
     let a = args()?;
     let dir = tempfile::tempdir_in(&a.dir)?;
     println!(
-        " page | direct | raw 1/s | get 1/s | raw 2/s | get 2/s | updates/s | written |  images | log MiB | file GB"
+        " page | direct | raw 1/s | get 1/s | raw 2/s | get 2/s | updates/s | by 8 thr. | written |  images | log MiB | file GB"
     );
     for round in 0..a.rounds {
         for page in &a.pages {

@@ -10,7 +10,7 @@
 //! 2. Try its shared latch. Copy it; from now on changes mark `rec_next`. If its image is below B, append one *under the
 //!    same hold of the latch*: an image at LSN i holds every change of the page below i and none above (`W-IMG`).
 //! 3. Force the log once, beyond every pageLSN and every image of the batch.
-//! 4. Checksum the copies and write them, neighbours in one call.
+//! 4. Checksum the copies and write them, neighbours in one run, and several runs at once if the disk can.
 //! 5. For each page, under its exclusive latch and in one step: rec := rec_next, rec_next := none, flight := none.
 //!
 //! Changers never wait for any of it but the copying. There is one cleaner at a time (`BUF-CLEANER`); whoever finds no
@@ -463,26 +463,29 @@ impl Pool {
         for page in staging.chunks_exact_mut(size) {
             hamal_page::stamp(page, db);
         }
+        let mut runs: Vec<(u64, &[u8])> = Vec::new();
+        let mut firsts = Vec::new();
         let mut first = 0;
         while first < copied.len() {
             let mut end = first + 1;
             while end < copied.len() && copied[end].page.0 == copied[end - 1].page.0 + 1 {
                 end += 1;
             }
-            let offset = self.offset(copied[first].page);
-            let written = self.data.write_at(offset, &staging[first * size..end * size]);
-            let full = |e: &std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
-            let lost = mutants::is(Mutant::NoSpaceSwallowed) && written.as_ref().is_err_and(full);
-            if lost { Ok(()) } else { written }.map_err(|e| {
-                let e = Error::io("writing pages", e)
-                    .with_page(copied[first].page)
-                    .with_file(DATA)
-                    .with_offset(offset);
-                self.log.poison(e)
-            })?;
-            self.counters.write_calls.fetch_add(1, Relaxed);
+            runs.push((self.offset(copied[first].page), &staging[first * size..end * size]));
+            firsts.push(copied[first].page);
             first = end;
         }
+        let written = self.data.write_runs(&runs);
+        let full = |e: &std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
+        let lost = mutants::is(Mutant::NoSpaceSwallowed) && written.as_ref().is_err_and(|(_, e)| full(e));
+        if lost { Ok(()) } else { written }.map_err(|(i, e)| {
+            let e = Error::io("writing pages", e).with_file(DATA);
+            self.log.poison(match firsts.get(i).zip(runs.get(i)) {
+                Some((page, (offset, _))) => e.with_page(*page).with_offset(*offset),
+                None => e,
+            })
+        })?;
+        self.counters.write_calls.fetch_add(runs.len() as u64, Relaxed);
         for x in copied {
             // After the write and before W-5: a page that is clean, or not in memory, has the tag of what was written (VER-1).
             self.versions.set(x.page, x.lsn);

@@ -86,6 +86,16 @@ pub trait DiskFile: Send + Sync + Debug {
         }
         Ok(())
     }
+    /// Writes runs of bytes, each with its offset, which do not overlap: in any order, and several at a time where that is faster.
+    /// On an error some are written and some are not. The default writes one by one, as they come.
+    ///
+    /// # Errors
+    /// That of one run, with its place in `runs`.
+    fn write_runs(&self, runs: &[(u64, &[u8])]) -> Result<(), (usize, io::Error)> {
+        runs.iter()
+            .enumerate()
+            .try_for_each(|(i, (offset, buf))| self.write_at(*offset, buf).map_err(|e| (i, e)))
+    }
     /// Makes the file's bytes and length durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
     /// The length in bytes.

@@ -12,12 +12,19 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use crate::aligned::AlignedBuf;
 use crate::continued::{continued, continued_write};
 use crate::names::{self, SECTOR};
 use crate::{Disk, DiskFile, DiskLock, OpenMode};
+
+/// How many threads write runs past the cache at once.
+const WRITERS: usize = 8;
+/// For so many runs there is another.
+const RUNS_EACH: usize = 4;
 
 /// A directory of the file system.
 #[derive(Debug, Clone)]
@@ -319,6 +326,32 @@ impl DiskFile for PosixFile {
         })
     }
 
+    /// Past the cache each write waits for the device, which takes many at a time: threads that live as long as the call share
+    /// them. Through the cache a write is a copy, and one thread makes them all.
+    fn write_runs(&self, runs: &[(u64, &[u8])]) -> Result<(), (usize, io::Error)> {
+        let next = AtomicUsize::new(0);
+        let failed = Mutex::new(None);
+        let write = || {
+            while let Some(i) = Some(next.fetch_add(1, Relaxed)).filter(|i| *i < runs.len()) {
+                let (offset, buf) = runs[i];
+                if let Err(e) = self.write_at(offset, buf) {
+                    // Nobody begins another.
+                    next.store(runs.len(), Relaxed);
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((i, e));
+                }
+            }
+        };
+        let helpers = if self.direct { (runs.len() / RUNS_EACH).min(WRITERS) } else { 1 };
+        thread::scope(|s| {
+            for _ in 1..helpers {
+                // Without it the others have more to do.
+                let _ = thread::Builder::new().name("hamal-writer".into()).spawn_scoped(s, write);
+            }
+            write();
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -400,6 +433,32 @@ mod tests {
             assert_eq!(f.read_at(0, &mut b).unwrap(), 200_001);
             assert_eq!(&b[..3], b"abc");
             assert!(b[3..].iter().all(|&x| x == 0));
+        }
+    }
+
+    #[test]
+    fn runs_are_written_by_several_threads_and_an_error_names_its_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = PosixDisk::open(dir.path()).unwrap();
+        for direct in [false, true] {
+            let f = disk.open("f", OpenMode { create: true, direct, ..OpenMode::default() }).unwrap();
+            let mut bytes = AlignedBuf::new(100 * 4096);
+            bytes.chunks_exact_mut(4096).enumerate().for_each(|(i, c)| c.fill(i as u8 + 1));
+            // Every second block, from the last to the first.
+            let mut runs: Vec<(u64, &[u8])> =
+                bytes.chunks_exact(4096).enumerate().map(|(i, c)| (i as u64 * 8192, c)).rev().collect();
+            f.write_runs(&runs).unwrap();
+            f.write_runs(&[]).unwrap();
+            let mut all = AlignedBuf::new(200 * 4096);
+            assert_eq!(f.read_at(0, &mut all).unwrap(), 199 * 4096);
+            for (i, c) in all.chunks_exact(8192).enumerate() {
+                assert!(
+                    c[..4096].iter().all(|b| *b == i as u8 + 1) && c[4096..].iter().all(|b| *b == 0),
+                    "{i}"
+                );
+            }
+            runs[70].0 = u64::MAX - 4095;
+            assert_eq!(f.write_runs(&runs).unwrap_err().0, 70);
         }
     }
 
