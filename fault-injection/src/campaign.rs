@@ -53,6 +53,8 @@ pub struct Plan {
     pub threads: usize,
     /// Whether a search is quick instead of thorough.
     pub quick: bool,
+    /// The oracles that open the files again judge every recovery, not a sample.
+    pub judge_all: bool,
     /// Ends at the first violation.
     pub stop_at_first: bool,
     /// Time for making a violation smaller.
@@ -77,6 +79,7 @@ impl Plan {
             depth: 6,
             threads: 1,
             quick: false,
+            judge_all: false,
             stop_at_first: true,
             shrink: Duration::from_secs(30),
             patience: PATIENCE,
@@ -157,6 +160,15 @@ pub struct Report {
     pub found: Vec<Found>,
     /// How long it took.
     pub seconds: f64,
+    /// Processor time of the threads that ran scenarios, where the operating system tells it (seconds). On a machine that does other work
+    /// too it says more than [`seconds`](Report::seconds).
+    pub processor_seconds: Option<f64>,
+}
+
+/// What this thread has computed so far, in seconds. Linux tells it.
+fn processor_time() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(text.split_whitespace().next()?.parse::<u64>().ok()? as f64 / 1e9)
 }
 
 impl Report {
@@ -173,6 +185,10 @@ impl Report {
         self.ledger.merge(&o.ledger);
         self.matrix.merge(&o.matrix);
         self.found.extend(o.found);
+        self.processor_seconds = match (self.processor_seconds, o.processor_seconds) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
     }
 }
 
@@ -317,7 +333,9 @@ fn work(shared: Arc<Shared>, local: Arc<Local>) {
         if shared.plan.scenarios.is_some_and(|n| number >= n) {
             break;
         }
+        let before = processor_time();
         worker.scenario(number);
+        worker.report.processor_seconds = processor_time().zip(before).map(|(now, before)| now - before);
         shared.total.lock().add(std::mem::take(&mut worker.report));
     }
     listen(None);
@@ -449,7 +467,8 @@ impl<'a> Worker<'a> {
 
     fn thorough(&self, model: Persistence, seed: u64) -> Search {
         let search = if self.plan.quick { Search::quick(model, seed) } else { Search::usual(model, seed) };
-        Search { depth: search.depth.min(self.plan.depth), ..search }
+        let heavy_sample = if self.plan.judge_all { 1 } else { search.heavy_sample };
+        Search { depth: search.depth.min(self.plan.depth), heavy_sample, ..search }
     }
 
     /// Runs a scenario with its planned errors.

@@ -2,7 +2,7 @@
 use crate::campaign::Kit;
 use crate::engines::{hamal::Hamal, pages::Pages};
 use crate::explore::coverage::Listener;
-use crate::workloads::{BTree, Bank, Counters, Situations};
+use crate::workloads::{BTree, Bank, Counters, Situations, Small};
 use std::sync::Arc;
 
 /// Names of the workloads of [`kits`].
@@ -11,6 +11,11 @@ pub const WORKLOADS: [&str; 4] = ["btree", "bank", "counters", "situations"];
 /// The kit of these situations.
 pub fn situations_kit(situations: Situations) -> Kit {
     Kit { engine: Arc::new(Hamal::new().with_tracer(Arc::new(Listener))), workload: Arc::new(situations) }
+}
+
+/// The kit that the harness's speed is measured with.
+pub fn small_kit() -> Kit {
+    Kit { engine: Arc::new(Hamal::new().with_tracer(Arc::new(Listener))), workload: Arc::new(Small) }
 }
 
 /// The kits of these workloads; unknown names are left out.

@@ -7,7 +7,7 @@ use hamal_fault_injection::campaign::{Found, Kit, Live, Plan, Report, campaign, 
 use hamal_fault_injection::case::Case;
 use hamal_fault_injection::explore::check::Oracles;
 use hamal_fault_injection::explore::faults;
-use hamal_fault_injection::kits::kits;
+use hamal_fault_injection::kits::{kits, small_kit};
 use hamal_fault_injection::oracles::ledger::Matrix;
 use hamal_fault_injection::sim::Persistence;
 use hamal_fault_injection::sweep;
@@ -62,6 +62,10 @@ pub(crate) struct Torture {
     /// In a sweep, try every N-th byte
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     stride: u16,
+    /// Measure instead how many crash states are recovered and judged in a second on one core: small btree scenarios, crashed once,
+    /// posix, no errors; first with the light oracles, then with all oracles judging every state
+    #[arg(long, conflicts_with_all = ["mutant", "minutes", "replay", "sweep"])]
+    speed: bool,
     /// Run the case in this file again
     #[arg(long, value_name = "FILE", conflicts_with_all = ["mutant", "cases", "minutes"])]
     replay: Option<PathBuf>,
@@ -169,6 +173,9 @@ pub(crate) fn torture(c: &Torture, common: &Common, out: &mut Out) -> Result<()>
     }
     if c.sweep {
         return damage(c, &stop, common, out);
+    }
+    if c.speed {
+        return speed(c, &stop, common, out);
     }
     if let Some(name) = &c.mutant {
         return mutants::run(c, name, &stop, common, out);
@@ -337,6 +344,47 @@ fn text(report: &Report, plan: &Plan, out: &mut Out) -> Result<()> {
         ))?;
     }
     out.line(format!("violations: {}, silent: {}", report.found.len(), report.silent))
+}
+
+/// `--speed`.
+fn speed(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()> {
+    let mut violations = 0;
+    for (name, oracles, cases) in [("light", Oracles::LIGHT, 100_000), ("all", Oracles::ALL, 20_000)] {
+        if stop.asked() || (c.light && oracles != Oracles::LIGHT) {
+            break;
+        }
+        let plan = Plan {
+            cases: Some(c.cases.unwrap_or(cases)),
+            depth: 1,
+            oracles,
+            judge_all: true,
+            ..Plan::new(c.seed)
+        };
+        let report = shown(stop, "speed", |live| campaign(&[small_kit()], &plan, live));
+        violations += report.found.len() as u64;
+        let per_processor_second = report.processor_seconds.map(|s| report.tally.cases as f64 / s.max(1e-9));
+        if common.json {
+            out.json(&json!({
+                "oracles": name,
+                "seed": c.seed,
+                "cases": report.tally.cases,
+                "cases_all_oracles": report.tally.heavy,
+                "cases_per_s": per_second(&report),
+                "cases_per_processor_s": per_processor_second,
+                "violations": report.found.len(),
+            }))?;
+        } else {
+            let processor =
+                per_processor_second.map_or("unknown".to_string(), |n| grouped(n as u64));
+            out.line(format!(
+                "{name} oracles: {} in {:.1} s: {}/s, {processor} for each second of processor time",
+                count(report.tally.cases, "crash state"),
+                report.seconds,
+                grouped(per_second(&report) as u64),
+            ))?;
+        }
+    }
+    if violations == 0 { Ok(()) } else { Err(Failure::Check(count(violations, "violation"))) }
 }
 
 /// `--sweep`.

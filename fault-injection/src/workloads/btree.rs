@@ -66,6 +66,24 @@ impl Workload for BTree {
     }
 }
 
+/// The small scenarios of `btree` alone, all with the same set-up: what a campaign does in a second is measured by these.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Small;
+
+impl Workload for Small {
+    fn name(&self) -> &str {
+        BTree.name()
+    }
+
+    fn config(&self, _: u64) -> Config {
+        Config::default()
+    }
+
+    fn operations(&self, seed: u64, _: usize) -> Vec<Op> {
+        tiny(Script::new(seed, 0xB7EE), seed)
+    }
+}
+
 // ---- tiny ----
 
 /// Short actions on tree 0, of which a tiny scenario has one to three.

@@ -6,7 +6,7 @@ pub mod situations;
 mod wide;
 
 pub use bank::Bank;
-pub use btree::BTree;
+pub use btree::{BTree, Small};
 pub use counters::Counters;
 pub use situations::Situations;
 
