@@ -1,6 +1,6 @@
 //! The memory of the frames, and the only way to its bytes.
 //!
-//! All frames lie in one anonymous mapping (a few frames: in one heap allocation, which costs no system call): made once,
+//! All frames lie in one anonymous mapping (a few frames: in one buffer of the heap, which costs no system call): made once,
 //! advised to use huge pages, never moved and never unmapped while the pool lives, so that a pointer to a frame stays a
 //! pointer to memory whatever the frame holds. Beside each frame
 //! stand its latch and a descriptor `D`. The bytes of a frame are reached through a guard that holds the latch: a
@@ -14,8 +14,8 @@
 //!   the guard it is borrowed from, a mutable one only while the latch is held exclusively by that guard.
 #![allow(unsafe_code)]
 
+use hamal_disk::AlignedBuf;
 use hamal_latch::Latch;
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -29,8 +29,6 @@ const EARLY_LINES: usize = 7;
 
 /// Regions up to this size come from the heap.
 const SMALL: usize = 128 << 10;
-/// Alignment of the frames: enough for direct I/O.
-const ALIGN: usize = 4096;
 
 /// A latch and a descriptor, on cache lines of their own; the latch and the descriptor's first fields share the first.
 #[repr(C, align(64))]
@@ -42,7 +40,8 @@ struct Slot<D> {
 /// Where the memory is from, for giving it back.
 enum Memory {
     Map(NonNull<libc::c_void>, usize),
-    Heap(NonNull<u8>, Layout),
+    /// Kept for its memory alone: it is reached through `Region::base`.
+    Heap(#[allow(dead_code)] AlignedBuf),
 }
 
 impl Drop for Memory {
@@ -53,8 +52,8 @@ impl Drop for Memory {
             Memory::Map(at, len) => unsafe {
                 libc::munmap(at.as_ptr(), len);
             },
-            // SAFETY: allocated in `Region::new` with this layout; no guard is left, as above.
-            Memory::Heap(at, layout) => unsafe { dealloc(at.as_ptr(), layout) },
+            // It frees itself; no guard is left, as above.
+            Memory::Heap(_) => {}
         }
     }
 }
@@ -84,16 +83,15 @@ impl<D> Region<D> {
             .checked_mul(page_size)
             .filter(|l| *l < isize::MAX as usize - HUGE)
             .ok_or_else(too_large)?;
-        let (memory, base) = if len <= SMALL { Self::allocate(len)? } else { Self::map(len)? };
+        let (memory, base) = if len <= SMALL { Self::allocate(len) } else { Self::map(len)? };
         let slots = (0..frames).map(|_| Slot { latch: Latch::new(), desc: make() }).collect();
         Ok(Region { _memory: memory, base, page_size, slots })
     }
 
-    fn allocate(len: usize) -> io::Result<(Memory, NonNull<u8>)> {
-        let layout = Layout::from_size_align(len, ALIGN).map_err(io::Error::other)?;
-        // SAFETY: the length is not zero: there is at least one frame, of at least one byte.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok((Memory::Heap(base, layout), base))
+    fn allocate(len: usize) -> (Memory, NonNull<u8>) {
+        let mut buf = AlignedBuf::new(len);
+        let base = NonNull::from(&mut buf[..]).cast();
+        (Memory::Heap(buf), base)
     }
 
     fn map(len: usize) -> io::Result<(Memory, NonNull<u8>)> {

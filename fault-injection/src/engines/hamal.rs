@@ -14,8 +14,8 @@ use crate::oracles::{reference, replay};
 use crate::sim::{SimDisk, Watch};
 use hamal::disk::Disk;
 use hamal::{
-    Between, Builder, CommitTicket, Database, Durability, Error, ErrorKind, ReadTxn, Savepoint, TornPages,
-    Tracer, Verdict, WriteTxn,
+    Between, Builder, CommitTicket, Database, Durability, Error, ErrorKind, ReadTxn, Savepoint, Stats,
+    TornPages, Tracer, Verdict, WriteTxn,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -132,12 +132,12 @@ fn bug(text: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Bug, text)
 }
 
-fn opened_of(db: &Database) -> Opened {
+fn opened_of(db: &Database, stats: &Stats) -> Opened {
     let report = db.recovery_report();
     Opened {
         clean: report.clean,
         verdict: verdict_name(&report.verdict).to_owned(),
-        log_bytes: db.stats().log_allocated_bytes,
+        log_bytes: stats.log_allocated_bytes,
         losers: report.losers.len() as u64,
     }
 }
@@ -166,8 +166,7 @@ struct Limits {
 }
 
 impl Limits {
-    fn new(config: &Config, db: &Database) -> Limits {
-        let stats = db.stats();
+    fn new(config: &Config, stats: &Stats) -> Limits {
         let segment = segment_bytes(config);
         // So many that the log has room for the images of all, in a quarter of its limit.
         let by_frames = stats.cache_frames - stats.cache_frames / 8;
@@ -242,11 +241,12 @@ impl Base {
         Ok(Base::of(config, db, builder, disk))
     }
     fn of(config: &Config, db: Database, builder: Builder, disk: Arc<dyn Disk>) -> Base {
+        let stats = db.stats();
         Base {
             open: BTreeMap::new(),
             snapshots: BTreeMap::new(),
-            opened: opened_of(&db),
-            limits: Limits::new(config, &db),
+            opened: opened_of(&db, &stats),
+            limits: Limits::new(config, &stats),
             db: Some(db),
             early: Vec::new(),
             early_ever: 0,
@@ -391,9 +391,10 @@ impl Base {
         }
         self.early.clear();
         let db = self.builder.open_on(self.disk.clone()).map_err(|e| failure(&e))?;
-        self.opened = opened_of(&db);
+        let stats = db.stats();
+        self.opened = opened_of(&db, &stats);
         let report = db.recovery_report().to_string();
-        self.limits = Limits::new(&self.config, &db);
+        self.limits = Limits::new(&self.config, &stats);
         self.db = Some(db);
         if self.opened.clean {
             return Ok(());

@@ -339,7 +339,11 @@ impl<'a> Explorer<'a> {
                 if looked_at.is_multiple_of(64) && !(self.go_on)(&self.tally) {
                     self.stopped = true;
                 }
-                left > 0 && looked_at < reach.plans.saturating_mul(PLANS_FOR_A_RECOVERY) && !self.stopped
+                // If every image has been seen, the other plans lead to none of their own.
+                left > 0
+                    && looked_at < reach.plans.saturating_mul(PLANS_FOR_A_RECOVERY)
+                    && !self.stopped
+                    && !trie.is_complete()
             });
             if let Some(f) = failed {
                 return Err(f);

@@ -261,8 +261,9 @@ fn covering(
             triples.extend((b + 1..n).map(|c| (a as u16, b as u16, c as u16)));
         }
     }
-    let mut missing: Vec<u32> = vec![(1u32 << cells) - 1; triples.len()];
-    let mut left = triples.len() * cells;
+    let all = (1u32 << cells) - 1;
+    let mut missing: Vec<_> = triples.into_iter().map(|t| (t, all)).collect();
+    let mut left = missing.len() * cells;
     let mut random = Random::new(seed ^ 0xC0BE);
     let mut row = vec![0u8; n];
     while left > 0 {
@@ -270,17 +271,19 @@ fn covering(
             *r = random.below(f as u64) as u8;
         }
         // A row that covers nothing new is not worth a run.
-        let mut news = 0;
-        for (t, m) in triples.iter().zip(&mut missing) {
-            if *m == 0 {
-                continue;
-            }
+        let (mut news, mut done) = (0, 0);
+        for (t, m) in &mut missing {
             let at = |i: u16| usize::from(row[usize::from(i)]);
             let bit = 1u32 << ((at(t.0) * f + at(t.1)) * f + at(t.2));
             if *m & bit != 0 {
                 *m &= !bit;
                 news += 1;
+                done += usize::from(*m == 0);
             }
+        }
+        if done > 0 {
+            // The last combinations take most of the rows: only those triples are looked at then.
+            missing.retain(|(_, m)| *m != 0);
         }
         left -= news;
         if news == 0 {
