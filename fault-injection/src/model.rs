@@ -313,6 +313,16 @@ impl Model {
         self.states[t.began].trees.get(&tree).is_some_and(|rows| rows.contains_key(&key_bytes(key)))
     }
 
+    /// Whether the transaction sees the tree: its own changes, on what was there when it began.
+    fn sees_tree(&self, t: &OpenTxn, tree: TreeNo) -> bool {
+        let own = t.effects.iter().rev().find_map(|effect| match *effect {
+            Op::CreateTree { tree: at, .. } if at == tree => Some(true),
+            Op::DropTree { tree: at, .. } if at == tree => Some(false),
+            _ => None,
+        });
+        own.unwrap_or_else(|| self.states[t.began].trees.contains_key(&tree))
+    }
+
     /// It was refused and changed nothing.
     pub fn refused(&mut self, op: &Op) {
         if let Op::Commit { txn, .. } = op
@@ -359,11 +369,22 @@ impl Model {
         Some(contents)
     }
 
-    /// Why the operation must not be let through, if it must not: an open transaction has changed the same, or one that
-    /// committed after this one began.
+    /// Why the operation must not be let through, if it must not: its tree is not there, or is there already; or an open transaction has
+    /// changed the same, or one that committed after this one began.
     pub fn must_refuse(&self, op: &Op) -> Option<String> {
         let txn = op.txn()?;
         let own = self.open.get(&txn)?;
+        let there = match *op {
+            Op::Put { tree, .. }
+            | Op::Delete { tree, .. }
+            | Op::Add { tree, .. }
+            | Op::DropTree { tree, .. } => (!self.sees_tree(own, tree)).then_some("sees no such tree"),
+            Op::CreateTree { tree, .. } => self.sees_tree(own, tree).then_some("sees that tree already"),
+            _ => None,
+        };
+        if let Some(why) = there {
+            return Some(format!("`{op}` is let through, though its transaction {why}"));
+        }
         let touches: &dyn Fn(&Op) -> bool = match *op {
             Op::Delete { tree, key, .. } if !self.sees(txn, tree, key) => return None,
             Op::Put { tree, key, .. } | Op::Delete { tree, key, .. } | Op::Add { tree, key, .. } => {
@@ -438,6 +459,23 @@ mod tests {
         );
         run(&mut m, &["delete 1 0 5", "put 1 0 6 9 1", "commit 1"]);
         assert_eq!(m.allowed().state(3).trees[&0].len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_there_takes_no_changes() {
+        let mut m = Model::default();
+        run(&mut m, &["begin 1", "create 1 0", "commit 1", "begin 1", "begin 2", "drop 2 0", "commit 2"]);
+        run(&mut m, &["begin 3"]);
+        let refused = |m: &Model, op: &str| m.must_refuse(&op.parse().unwrap());
+        for op in ["put 3 0 1 9 1", "delete 3 0 1", "add 3 0 1 4", "drop 3 0"] {
+            assert!(refused(&m, op).unwrap().ends_with("sees no such tree"), "{op}");
+        }
+        assert!(refused(&m, "create 1 0").unwrap().ends_with("sees that tree already"));
+        assert!(refused(&m, "put 1 0 1 9 1").unwrap().ends_with("changed after its transaction began"));
+        assert_eq!(refused(&m, "create 3 0"), None);
+        run(&mut m, &["create 3 0"]);
+        assert_eq!(refused(&m, "put 3 0 1 9 1"), None);
+        assert!(refused(&m, "create 3 0").is_some());
     }
 
     #[test]

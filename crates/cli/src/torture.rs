@@ -374,8 +374,7 @@ fn speed(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()>
                 "violations": report.found.len(),
             }))?;
         } else {
-            let processor =
-                per_processor_second.map_or("unknown".to_string(), |n| grouped(n as u64));
+            let processor = per_processor_second.map_or("unknown".to_string(), |n| grouped(n as u64));
             out.line(format!(
                 "{name} oracles: {} in {:.1} s: {}/s, {processor} for each second of processor time",
                 count(report.tally.cases, "crash state"),

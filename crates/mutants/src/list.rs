@@ -226,7 +226,8 @@ mutants! {
     40 SealWithoutRoom "seal-without-room"
         breaks "LOG-6, T15" in ["log/src/space.rs"] needs [NoSpace]
         "A seal's space is not made sure of, so that the log may enter the last segment there is.";
-        "hard: a full device, and more than a hundred groups of transactions that began before it was full"
+        "groups of one small record each, padded to 4096 bytes, and no new credit that would make room: two dozen updates of one \
+         row with savepoints between, fill the device, roll back savepoint by savepoint, each step flushed"
     41 TimestampIsStart "timestamp-is-start"
         breaks "TXN-COMMIT, T23" in ["txn/src/commit.rs"] needs [Crash]
         "A commit's timestamp is the start of its record: the record itself need not be durable.";
@@ -302,8 +303,9 @@ mutants! {
     57 DptEntryIgnored "dpt-entry-ignored"
         breaks "REC-4, REC-5" in ["recovery/src/analysis.rs"] needs [Crash]
         "Of a page that changed after the checkpoint too, analysis takes that change's LSN as recLSN.";
-        "on a disk that bypasses its cache: change an old page, checkpoint without flushing, change another \
-         row of the page, commit, crash"
+        "on a disk that bypasses its cache: change a page of which the log holds no image any more, begin a \
+         checkpoint, change the page again between its begin record and its tables, crash without writing the page: \
+         redo must begin at the first change"
     58 TableInOneRecord "table-in-one-record"
         breaks "LOG-6, T29" in ["checkpoint/src/checkpointer.rs"] needs []
         "A checkpoint's table is one record, however long it is.";
@@ -598,4 +600,13 @@ mutants! {
         breaks "LOG-7" in ["log/src/commit.rs"] needs [Threads]
         "A leader that goes on takes all that it has served off the list, and wakes one of them.";
         "nine threads that commit at once, so that two are served while more wait"
+    126 FingerVersionIgnored "finger-version-ignored"
+        breaks "BTREE-13, BUF-GLANCE" in ["buffer/src/fetch.rs"] needs []
+        "A finger is followed without a look at the version of its frame: whatever lies there now is written in.";
+        "write in a leaf, let the leaf be merged away or its frame be given to another page, write next to the \
+         first key again"
+    127 NamesNotForgotten "names-not-forgotten"
+        breaks "CATALOGUE-2" in ["btree/src/names.rs"] needs []
+        "A change of the catalogue leaves the names of trees that are kept as they are.";
+        "write in a tree and commit, drop it and commit, write in it by its name: it is still found"
 }
