@@ -265,7 +265,7 @@ fn fewer_that_hang(kits: &[Kit], plan: &Plan, first: (Case, Finding)) -> (Case, 
     let until = Instant::now() + plan.shrink;
     let hangs = |case: &Case, patience: Duration| {
         let (kits, case) = (kits.to_vec(), case.clone());
-        let done = watched(patience, move || drop(replay_here(&kits, &case, true)));
+        let done = watched(patience, move || drop(replay_here(&kits, &case, true, &Live::default())));
         done.err().and_then(|hang| Some((hang.case?, hang.finding)))
     };
     let mut best = first.clone();
@@ -572,15 +572,40 @@ const QUICK_REPLAY: u64 = 300;
 /// # Errors
 /// If no kit has the engine and the workload that the case names.
 pub fn replay(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option<Finding>), String> {
-    let (kits, case) = (kits.to_vec(), case.clone());
-    match watched(PATIENCE, move || replay_here(&kits, &case, exactly)) {
-        Ok(done) => done,
-        Err(hang) => Ok((Tally { cases: 1, ..Tally::default() }, Some(hang.finding))),
+    let replayed = replay_live(kits, case, exactly, &Live::default())?;
+    Ok(replayed.unwrap_or_default())
+}
+
+/// [`replay`] that `live` counts along with and can stop: `None` then, at once, whatever the engine is at.
+///
+/// # Errors
+/// As there.
+pub fn replay_live(
+    kits: &[Kit],
+    case: &Case,
+    exactly: bool,
+    live: &Live,
+) -> Result<Option<(Tally, Option<Finding>)>, String> {
+    let (kits, case, its) = (kits.to_vec(), case.clone(), live.clone());
+    let mut thread = Watched::start(PATIENCE, move || replay_here(&kits, &case, exactly, &its));
+    loop {
+        match thread.look(TICK) {
+            // It may have returned because it was to stop: nothing is known of what it has not looked at.
+            Some(Ok(Ok((_, None)))) | None if live.stop.load(Relaxed) => return Ok(None),
+            Some(Ok(done)) => return done.map(Some),
+            Some(Err(hang)) => return Ok(Some((Tally { cases: 1, ..Tally::default() }, Some(hang.finding)))),
+            None => {}
+        }
     }
 }
 
 /// [`replay`], on this thread, for as long as it takes.
-fn replay_here(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Option<Finding>), String> {
+fn replay_here(
+    kits: &[Kit],
+    case: &Case,
+    exactly: bool,
+    live: &Live,
+) -> Result<(Tally, Option<Finding>), String> {
     let kit = kits
         .iter()
         .find(|k| k.engine.name() == case.engine && k.workload.name() == case.workload)
@@ -599,8 +624,8 @@ fn replay_here(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Optio
     let after: Vec<Op> = kit.workload.afterwards();
     let scenario =
         Scenario { model, start: start.as_ref(), ops: &case.ops, faults: &case.faults, after: &after };
-    if let Some((damage, closed)) = case.sweep {
-        let found = crate::sweep::violation(&*kit.engine, &case.config, &case.ops, damage, closed)?;
+    if let Some(how) = case.sweep {
+        let found = crate::sweep::violation(&kit.engine, &case.config, &case.ops, how, live)?;
         let finding = found.map(|(violation, _)| Finding { violation, crashes: Vec::new(), op: None });
         return Ok((Tally { cases: 1, ..Tally::default() }, finding));
     }
@@ -616,8 +641,10 @@ fn replay_here(kits: &[Kit], case: &Case, exactly: bool) -> Result<(Tally, Optio
             return Ok((Tally { cases: 1, ..Tally::default() }, found));
         }
     }
-    if exactly {
-        return Ok(search(subject, scenario, Search::quick(model, 1), &mut |t| t.cases < QUICK_REPLAY));
-    }
-    Ok(search(subject, scenario, Search::usual(model, 1), &mut |_| true))
+    let mut go_on = |t: &Tally| {
+        live.cases.store(t.cases, Relaxed);
+        !(live.stop.load(Relaxed) || exactly && t.cases >= QUICK_REPLAY)
+    };
+    let how = if exactly { Search::quick(model, 1) } else { Search::usual(model, 1) };
+    Ok(search(subject, scenario, how, &mut go_on))
 }

@@ -164,15 +164,9 @@ impl Hunter<'_> {
     }
 
     /// A violation, and how many damaged databases were opened until then.
-    fn swept(
-        &self,
-        kit: &Kit,
-        config: &Config,
-        ops: &[Op],
-        (damage, closed): (Damage, bool),
-    ) -> Option<(Violation, u64)> {
+    fn swept(&self, kit: &Kit, config: &Config, ops: &[Op], how: (Damage, bool)) -> Option<(Violation, u64)> {
         let (engine, config, ops) = (kit.engine.clone(), config.clone(), ops.to_vec());
-        let swept = move || sweep::violation(&*engine, &config, &ops, damage, closed);
+        let swept = move || sweep::violation(&engine, &config, &ops, how, &Live::default());
         match watched(self.plan.patience, swept) {
             Ok(swept) => swept.ok()?,
             Err(hang) => Some((hang.finding.violation, 1)),

@@ -5,6 +5,10 @@
 //!
 //! Damage of a sector that the engine never reads cannot matter: two runs that read the same are the same run. So a first run
 //! notes what is read, and the rest is counted as such without being tried.
+//!
+//! The threads of a sweep are [watched](crate::watchdog): an engine that waits or computes for ever over a damage is a violation that
+//! names the place, the thread is given up, and another goes on behind it.
+use crate::campaign::{Kit, Live};
 use crate::engine::{Config, Engine, FailureKind};
 use crate::model::Allowed;
 use crate::op::Op;
@@ -12,12 +16,14 @@ use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::{Ended, Newest, bounded, dropped, newborn};
 use crate::sim::{Act, Image, Persistence, SimDisk, role};
+use crate::watchdog::{self, PATIENCE, TICK, Watched, watched};
 use hamal::disk::{Disk, DiskFile, DiskLock, OpenMode};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 const SECTOR: usize = 512;
 
@@ -155,8 +161,8 @@ impl Table {
 }
 
 /// A database to damage.
-pub struct Patient<'a> {
-    engine: &'a dyn Engine,
+pub struct Patient {
+    engine: Arc<dyn Engine>,
     config: Config,
     image: Image,
     /// What is right.
@@ -173,25 +179,25 @@ pub struct Patient<'a> {
     read: BTreeMap<String, BTreeSet<u64>>,
 }
 
-impl<'a> Patient<'a> {
+impl Patient {
     /// Runs `ops` and keeps a database that was closed (`closed`), or whose process died.
     ///
     /// # Errors
     /// A sentence, if the scenario does not run.
     pub fn new(
-        engine: &'a dyn Engine,
+        engine: &Arc<dyn Engine>,
         config: &Config,
         foreign: Image,
         ops: &[Op],
         closed: bool,
-    ) -> Result<Patient<'a>, String> {
+    ) -> Result<Patient, String> {
         let model = Persistence::Posix;
-        let start = newborn(engine, config, model).map_err(|f| f.to_string())?;
+        let start = newborn(&**engine, config, model).map_err(|f| f.to_string())?;
         let mut whole = ops.to_vec();
         if closed {
             whole.push(Op::Reopen);
         }
-        let run = crate::run::run(engine, config, model, Some(&start), &whole, &|_| {});
+        let run = crate::run::run(&**engine, config, model, Some(&start), &whole, &|_| {});
         if !matches!(run.ended, Ended::Whole) {
             return Err(format!("the scenario does not run: {:?}", run.ended));
         }
@@ -223,7 +229,7 @@ impl<'a> Patient<'a> {
         let files: Vec<(String, Vec<u8>)> =
             image.names().into_iter().filter_map(|n| Some((n.clone(), image.file(&n)?))).collect();
         let mut patient = Patient {
-            engine,
+            engine: engine.clone(),
             config: config.clone(),
             image,
             allowed: allowed.exactly(allowed.high()),
@@ -262,6 +268,7 @@ impl<'a> Patient<'a> {
     /// Opens, reads everything, verifies.
     fn open(&self, disk: Arc<dyn Disk>, sim: SimDisk) -> Outcome {
         let kind = |text: &str| text.split(':').next().unwrap_or("?").trim().to_string();
+        watchdog::on(&sim);
         let opened = bounded(&sim, || self.engine.open(disk, &self.config));
         let mut session = match opened {
             Err(fall) => return Outcome::Wrong(fall.violation("the open").text),
@@ -302,10 +309,14 @@ impl<'a> Patient<'a> {
         let outcome = self.open(Arc::new(disk.clone()), disk);
         if let (Outcome::Silent(_), true, Some(low)) = (&outcome, tail, &self.without_last) {
             let disk = SimDisk::boot(image, Box::new(Newest));
-            let opened = self.engine.open(Arc::new(disk.clone()), &self.config);
-            let found = opened.and_then(|mut s| s.contents());
-            disk.power_off();
-            if found.is_ok_and(|c| low.judge(&c).is_ok()) {
+            watchdog::on(&disk);
+            let found = bounded(&disk, || {
+                let opened = self.engine.open(Arc::new(disk.clone()), &self.config);
+                let found = opened.and_then(|mut s| s.contents());
+                disk.power_off();
+                found
+            });
+            if found.is_ok_and(|found| found.is_ok_and(|c| low.judge(&c).is_ok())) {
                 return Outcome::Untraceable;
             }
         }
@@ -316,14 +327,24 @@ impl<'a> Patient<'a> {
         self.last.iter().any(|(n, r)| n == name && r.start < bytes.end && bytes.start < r.end)
     }
 
-    /// Tries every damage of a kind; of the bytes and of what is numerous, every `stride`-th. `cases` counts along; `stop`
-    /// ends it.
-    pub fn sweep(&self, damage: Damage, stride: usize, cases: &AtomicU64, stop: &AtomicBool) -> Table {
-        let mut table = Table::default();
+    /// Tries every damage of a kind; of the bytes and of what is numerous, every `stride`-th. `live` counts along, and can end it.
+    pub fn sweep(&self, damage: Damage, stride: usize, live: &Live) -> Table {
+        let so_far = SoFar::default();
+        self.go_on(damage, stride, live, &so_far);
+        so_far.table.into_inner()
+    }
+
+    /// [`Patient::sweep`], behind the places that have been tried.
+    fn go_on(&self, damage: Damage, stride: usize, live: &Live, so_far: &SoFar) {
+        let tried = so_far.tried.load(Relaxed);
+        let mut number = 0;
         let mut visit = |name: &str, what: &str, place: u64, image: Image, tail: bool| {
-            if stop.load(Relaxed) {
+            number += 1;
+            if number <= tried || live.stop.load(Relaxed) {
                 return;
             }
+            let place = format!("{} {what} of {name} at {place}", damage.name());
+            *so_far.at.lock() = (role(name), place.clone());
             let mut outcome = self.attempt(&image, tail);
             // That the file is another database's must be said, not only that something is wrong.
             if let (Damage::Foreign, Outcome::Error(kind), Some(right)) =
@@ -332,14 +353,8 @@ impl<'a> Patient<'a> {
             {
                 outcome = Outcome::Wrong(format!("{kind}, and not {right}"));
             }
-            table.cases += 1;
-            cases.fetch_add(1, Relaxed);
-            if matches!(outcome, Outcome::Silent(_) | Outcome::Wrong(_)) && table.violations.len() < 100 {
-                table
-                    .violations
-                    .push((format!("{} {what} of {name} at {place}", damage.name()), outcome.clone()));
-            }
-            table.count(damage, role(name), &outcome, 1);
+            so_far.found(damage, role(name), place, outcome);
+            live.cases.fetch_add(1, Relaxed);
         };
         let mut unread: BTreeMap<&'static str, u64> = BTreeMap::new();
         let page = self.config.page_size as usize;
@@ -481,10 +496,33 @@ impl<'a> Patient<'a> {
                 }
             }
         }
+        let mut table = so_far.table.lock();
         for (role, n) in unread {
             table.count(damage, role, &Outcome::Unread, n);
         }
-        table
+    }
+}
+
+/// What is known of one kind of damage while it is tried.
+#[derive(Debug, Default)]
+struct SoFar {
+    /// Places that have been tried: they come in the same order each time.
+    tried: AtomicU64,
+    /// What is being tried: the role of the file, and the place.
+    at: Mutex<(&'static str, String)>,
+    table: Mutex<Table>,
+}
+
+impl SoFar {
+    /// What came of a place.
+    fn found(&self, damage: Damage, role: &'static str, place: String, outcome: Outcome) {
+        self.tried.fetch_add(1, Relaxed);
+        let mut table = self.table.lock();
+        table.cases += 1;
+        table.count(damage, role, &outcome, 1);
+        if matches!(outcome, Outcome::Silent(_) | Outcome::Wrong(_)) && table.violations.len() < 100 {
+            table.violations.push((place, outcome));
+        }
     }
 }
 
@@ -589,15 +627,15 @@ impl DiskFile for SpyFile {
 /// # Errors
 /// A sentence, if the scenario does not run.
 pub fn violation(
-    engine: &dyn Engine,
+    engine: &Arc<dyn Engine>,
     config: &Config,
     ops: &[Op],
-    damage: Damage,
-    closed: bool,
+    (damage, closed): (Damage, bool),
+    live: &Live,
 ) -> Result<Option<(Violation, u64)>, String> {
-    let foreign = foreign(engine, config, ops)?;
+    let foreign = foreign(&**engine, config, ops)?;
     let patient = Patient::new(engine, config, foreign, ops, closed)?;
-    let table = patient.sweep(damage, HUNT_STRIDE, &AtomicU64::new(0), &AtomicBool::new(false));
+    let table = patient.sweep(damage, HUNT_STRIDE, live);
     let first = table.violations.first().map(|(what, outcome)| match outcome {
         Outcome::Silent(text) => Violation::new(Oracle::Silent, format!("{what}: {text}")),
         other => Violation::new(Oracle::Fault, format!("{what}: {other:?}")),
@@ -616,20 +654,116 @@ fn foreign(engine: &dyn Engine, config: &Config, ops: &[Op]) -> Result<Image, St
     Ok(crate::run::run(engine, config, Persistence::Posix, Some(&start), ops, &|_| {}).disk.kept())
 }
 
-/// Sweeps a small database of this kit, closed properly or not, on several threads. Returns the table and the size of the
-/// database in bytes.
+/// How a database is swept.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Decides the database.
+    pub seed: u64,
+    /// Whether it is closed properly before.
+    pub closed: bool,
+    /// Of the bytes, every so manieth is damaged.
+    pub stride: usize,
+    /// Threads; kinds of damage are shared out.
+    pub threads: usize,
+    /// How long one call of the engine may take.
+    pub patience: Duration,
+}
+
+impl Plan {
+    /// At every place, on one thread.
+    pub fn new(seed: u64, closed: bool) -> Plan {
+        Plan { seed, closed, stride: 1, threads: 1, patience: PATIENCE }
+    }
+}
+
+/// So many places that hang are enough of one kind of damage: each costs the whole patience, and a thread.
+const MOST_HANGS: usize = 3;
+
+/// A thread that tries one kind of damage.
+struct Worker {
+    thread: Watched<()>,
+    damage: Damage,
+    so_far: Arc<SoFar>,
+    hangs: usize,
+}
+
+impl Worker {
+    fn start(
+        patient: &Arc<Patient>,
+        plan: Plan,
+        live: &Live,
+        damage: Damage,
+        so_far: Arc<SoFar>,
+    ) -> Watched<()> {
+        let (patient, live) = (patient.clone(), live.clone());
+        Watched::start(plan.patience, move || patient.go_on(damage, plan.stride, &live, &so_far))
+    }
+    fn new(patient: &Arc<Patient>, plan: Plan, live: &Live, damage: Damage) -> Worker {
+        let so_far = Arc::<SoFar>::default();
+        let thread = Worker::start(patient, plan, live, damage, so_far.clone());
+        Worker { thread, damage, so_far, hangs: 0 }
+    }
+    /// The thread was given up. Whether another one is to go on.
+    fn hung(&mut self, patience: Duration) -> bool {
+        let (role, place) = self.so_far.at.lock().clone();
+        let seconds = patience.as_secs_f64();
+        let what = format!("it waits or computes without end: nothing came of it in {seconds:.1} s");
+        self.so_far.found(self.damage, role, place, Outcome::Wrong(what));
+        self.hangs += 1;
+        if self.hangs == MOST_HANGS {
+            let left = format!("{}, the places behind it", self.damage.name());
+            let why = format!("they were left out: {MOST_HANGS} have hung");
+            self.so_far.table.lock().violations.push((left, Outcome::Wrong(why)));
+        }
+        self.hangs < MOST_HANGS
+    }
+}
+
+/// Sweeps a small database of this kit, watched. Returns the table and the size of the database in bytes. `live` counts the damaged
+/// databases that were opened, and can end it.
 ///
 /// # Errors
-/// A sentence, if the scenario does not run.
-pub fn run(
-    kit: &crate::campaign::Kit,
-    seed: u64,
-    closed: bool,
-    stride: usize,
-    threads: usize,
-    cases: &AtomicU64,
-    stop: &AtomicBool,
-) -> Result<(Table, u64), String> {
+/// If the scenario that makes the database does not run.
+pub fn run(kit: &Kit, plan: Plan, live: &Live) -> Result<(Table, u64), String> {
+    let (made_by, seed, closed) = (kit.clone(), plan.seed, plan.closed);
+    let made = watched(plan.patience, move || patient(&made_by, seed, closed));
+    let patient = Arc::new(made.map_err(|hang| hang.finding.violation.text)??);
+    let mut kinds = Damage::ALL.into_iter();
+    let next = |kinds: &mut std::array::IntoIter<Damage, _>| {
+        kinds.next().map(|damage| Worker::new(&patient, plan, live, damage))
+    };
+    let mut workers: Vec<Worker> =
+        std::iter::from_fn(|| next(&mut kinds)).take(plan.threads.max(1)).collect();
+    let mut total = Table::default();
+    while !workers.is_empty() {
+        std::thread::sleep(TICK);
+        let mut at = 0;
+        while at < workers.len() {
+            let worker = &mut workers[at];
+            let over = match worker.thread.look(Duration::ZERO) {
+                None => {
+                    at += 1;
+                    continue;
+                }
+                Some(Ok(())) => true,
+                Some(Err(_)) => !worker.hung(plan.patience),
+            };
+            if !over {
+                worker.thread = Worker::start(&patient, plan, live, worker.damage, worker.so_far.clone());
+                continue;
+            }
+            total.add(std::mem::take(&mut *worker.so_far.table.lock()));
+            match next(&mut kinds) {
+                Some(other) => workers[at] = other,
+                None => drop(workers.swap_remove(at)),
+            }
+        }
+    }
+    Ok((total, patient.bytes()))
+}
+
+/// The database that is damaged.
+fn patient(kit: &Kit, seed: u64, closed: bool) -> Result<Patient, String> {
     let config = kit.workload.config(seed);
     let mut ops = kit.workload.operations(seed, 40);
     // What is open at the end is rolled back: the sweep wants one right answer.
@@ -640,18 +774,5 @@ pub fn run(
         ops.extend(kit.workload.afterwards());
     }
     let foreign = foreign(&*kit.engine, &config, &kit.workload.operations(seed ^ 0xF0, 20))?;
-    let patient = Patient::new(&*kit.engine, &config, foreign, &ops, closed)?;
-    let next = AtomicU64::new(0);
-    let total = Mutex::new(Table::default());
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                while let Some(damage) = Damage::ALL.get(next.fetch_add(1, Relaxed) as usize) {
-                    let table = patient.sweep(*damage, stride, cases, stop);
-                    total.lock().add(table);
-                }
-            });
-        }
-    });
-    Ok((total.into_inner(), patient.bytes()))
+    Patient::new(&kit.engine, &config, foreign, &ops, closed)
 }

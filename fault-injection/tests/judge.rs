@@ -6,7 +6,6 @@ use hamal_fault_injection::explore::faults::NAMES;
 use hamal_fault_injection::kits::{WORKLOADS, kits};
 use hamal_fault_injection::sim::Persistence;
 use hamal_fault_injection::sweep;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 /// Recoveries of the campaign.
@@ -47,8 +46,8 @@ fn campaign_finds_nothing() {
 fn no_damage_is_silent() {
     for (name, closed) in [("btree", false), ("bank", true)] {
         for kit in kits(&[name]) {
-            let (cases, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-            let (table, bytes) = sweep::run(&kit, 5, closed, STRIDE, 1, &cases, &stop).expect(name);
+            let plan = sweep::Plan { stride: STRIDE, ..sweep::Plan::new(5, closed) };
+            let (table, bytes) = sweep::run(&kit, plan, &Live::default()).expect(name);
             println!("{name}, closed {closed}: {} opens of {bytes} bytes", table.cases);
             assert!(table.violations.is_empty(), "{name}, closed {closed}: {:#?}", table.violations.first());
             assert!(table.cases > 100, "{name}: only {} opens", table.cases);

@@ -7,7 +7,6 @@ use hamal_fault_injection::sim::Persistence;
 use hamal_fault_injection::sweep;
 use hamal_fault_injection::workloads::situations::{Situations, situations};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
 fn run(plan: &Plan) -> Report {
     campaign(&kits(&WORKLOADS), plan, &Live::default())
@@ -84,10 +83,10 @@ fn the_corpus() {
 /// Damage at many places of a small database: right data or a typed error.
 #[test]
 fn no_damage_is_silent() {
-    let (cases, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     for kit in kits(&["btree", "counters"]) {
         for closed in [true, false] {
-            let (table, _) = sweep::run(&kit, 1, closed, 128, 2, &cases, &stop).unwrap();
+            let plan = sweep::Plan { stride: 128, threads: 2, ..sweep::Plan::new(1, closed) };
+            let (table, _) = sweep::run(&kit, plan, &Live::default()).unwrap();
             assert!(table.violations.is_empty(), "{:#?}", table.violations);
             assert!(table.cases > 1000);
         }

@@ -1,6 +1,6 @@
 //! What never comes back is a violation with a replay file, and the campaign goes on.
 use hamal::disk::{Disk, OpenMode};
-use hamal_fault_injection::campaign::{Kit, Live, Plan, campaign, replay};
+use hamal_fault_injection::campaign::{Kit, Live, Plan, campaign, replay, replay_live};
 use hamal_fault_injection::case::Case;
 use hamal_fault_injection::engine::{Applied, Config, Engine, Failure, Opened, Reader, Session};
 use hamal_fault_injection::engines::hamal::Hamal;
@@ -8,9 +8,11 @@ use hamal_fault_injection::model::Contents;
 use hamal_fault_injection::op::Op;
 use hamal_fault_injection::oracles::Oracle;
 use hamal_fault_injection::sim::Persistence;
+use hamal_fault_injection::sweep;
 use hamal_fault_injection::workload::Workload;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 /// The key that the engine gets stuck on.
 const BAD: u32 = 7;
@@ -183,4 +185,87 @@ fn the_campaign_goes_on_after_a_hang() {
     let report = campaign(&kits, &plan, &Live::default());
     assert_eq!(report.found.len(), 4);
     assert!(report.found.iter().all(|f| f.violation.oracle == Oracle::Hang));
+}
+
+/// hamal, but for ever where it would say this.
+struct StuckOnDamage(&'static str);
+
+impl Engine for StuckOnDamage {
+    fn name(&self) -> &str {
+        "stuck-on-damage"
+    }
+    fn stranger(&self) -> Option<Box<dyn Engine>> {
+        Hamal::new().stranger()
+    }
+    fn create(&self, disk: Arc<dyn Disk>, config: &Config) -> Result<Box<dyn Session>, Failure> {
+        Hamal::new().create(disk, config)
+    }
+    fn open(&self, disk: Arc<dyn Disk>, config: &Config) -> Result<Box<dyn Session>, Failure> {
+        let opened = Hamal::new().open(disk.clone(), config);
+        if opened.as_ref().is_err_and(|f| f.text.starts_with(self.0)) {
+            stick(How::Waits, &*disk);
+        }
+        opened
+    }
+}
+
+#[test]
+fn a_sweep_goes_on_after_a_hang() {
+    let patience = Duration::from_millis(1500);
+    let swept = |engine: Arc<dyn Engine>| {
+        let kit = Kit { engine, workload: Arc::new(Rows) };
+        let plan = sweep::Plan { stride: 512, threads: 2, patience, ..sweep::Plan::new(1, true) };
+        sweep::run(&kit, plan, &Live::default()).expect("the sweep runs").0
+    };
+    let errors = |t: &sweep::Table, kind: &str| {
+        t.cells.values().map(|outcomes| outcomes.get(kind).copied().unwrap_or(0)).sum::<u64>()
+    };
+    let sound = swept(Arc::new(Hamal::new()));
+    assert!(sound.violations.is_empty(), "{:?}", sound.violations);
+    assert!(errors(&sound, "NotADatabase") == 1 && errors(&sound, "ControlCorrupt") > 3);
+
+    // The one that hangs is named with its place; all others are what they were, those of its kind too.
+    let stuck = swept(Arc::new(StuckOnDamage("NotADatabase")));
+    let [(place, what)] = &stuck.violations[..] else { panic!("{:?}", stuck.violations) };
+    assert!(place.starts_with("removed ") && place.contains(" of control at "), "{place}");
+    assert!(format!("{what:?}").contains("nothing came of it in 1.5 s"), "{what:?}");
+    assert_eq!((stuck.cases, errors(&stuck, "NotADatabase")), (sound.cases, 0));
+    for kind in ["right data", "LogCorrupt", "WrongDatabase"] {
+        assert_eq!(errors(&stuck, kind), errors(&sound, kind), "{kind}");
+    }
+
+    // Three of a kind are enough, and what was left out for them is said.
+    let stuck = swept(Arc::new(StuckOnDamage("ControlCorrupt")));
+    assert!(stuck.cases < sound.cases && errors(&stuck, "ControlCorrupt") == 0);
+    let left_out = |o: &sweep::Outcome| format!("{o:?}").contains("left out: 3 have hung");
+    assert!(stuck.violations.iter().any(|(_, o)| left_out(o)), "{:?}", stuck.violations);
+}
+
+#[test]
+fn a_replay_is_stopped_at_once() {
+    // One that would search for long, and one whose engine is stuck.
+    let mut case = caught(How::Waits, false);
+    for engine in
+        [Arc::new(Hamal::new()) as Arc<dyn Engine>, Arc::new(Stuck { how: How::Waits, in_recovery: false })]
+    {
+        case.engine = engine.name().to_string();
+        case.ops = Rows.operations(0, 0);
+        for key in 10..200 {
+            let ops = ["begin 1".to_string(), format!("put 1 0 {key} 900 1"), "commit 1".to_string()];
+            case.ops.extend(ops.iter().map(|op| op.parse::<Op>().unwrap()));
+        }
+        case.crashes.clear();
+        let (kits, live) = ([Kit { engine, workload: Arc::new(Rows) }], Live::default());
+        let replayed = std::thread::scope(|scope| {
+            let replayed = scope.spawn(|| replay_live(&kits, &case, false, &live));
+            std::thread::sleep(Duration::from_millis(200));
+            let asked = Instant::now();
+            live.stop.store(true, Relaxed);
+            let replayed = replayed.join().expect("no panic");
+            assert!(asked.elapsed() < Duration::from_secs(10));
+            replayed
+        });
+        let replayed = replayed.expect("a case");
+        assert!(replayed.is_none(), "{replayed:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use crate::open::{Common, Stop};
 use crate::output::{Failure, Out, Result, count, grouped, progress};
 use clap::{Args, ValueEnum};
-use hamal_fault_injection::campaign::{Found, Kit, Live, Plan, Report, campaign, replay};
+use hamal_fault_injection::campaign::{Found, Kit, Live, Plan, Report, campaign, replay_live};
 use hamal_fault_injection::case::Case;
 use hamal_fault_injection::explore::check::Oracles;
 use hamal_fault_injection::explore::faults;
@@ -13,7 +13,7 @@ use hamal_fault_injection::sim::Persistence;
 use hamal_fault_injection::sweep;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Crash, tear and damage a simulated disk under the engine, and check what recovery makes of it
@@ -169,7 +169,7 @@ pub(crate) fn torture(c: &Torture, common: &Common, out: &mut Out) -> Result<()>
     std::panic::set_hook(Box::new(|_| {}));
     let stop = Stop::listen()?;
     if let Some(file) = &c.replay {
-        return again(c, file, common, out);
+        return again(c, file, &stop, common, out);
     }
     if c.sweep {
         return damage(c, &stop, common, out);
@@ -388,20 +388,24 @@ fn speed(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()>
 
 /// `--sweep`.
 fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()> {
-    let (cases, halt) = (AtomicU64::new(0), AtomicBool::new(false));
-    let threads = c.threads.unwrap_or_else(cores);
+    let live = Live::default();
     let started = Instant::now();
     let bar = progress("sweep", None);
     let (mut total, mut silent, mut wrong, mut seconds) = (0, 0, 0, 0.0);
     for kit in c.kits()?.iter().filter(|k| k.workload.name() != "bank") {
-        for closed in [true, false] {
+        for closed in [true, false].into_iter().take_while(|_| !stop.asked()) {
+            let plan = sweep::Plan {
+                stride: usize::from(c.stride),
+                threads: c.threads.unwrap_or_else(cores),
+                ..sweep::Plan::new(c.seed, closed)
+            };
             let swept = std::thread::scope(|scope| {
-                let run = scope
-                    .spawn(|| sweep::run(kit, c.seed, closed, usize::from(c.stride), threads, &cases, &halt));
+                let run = scope.spawn(|| sweep::run(kit, plan, &live));
                 while !run.is_finished() {
                     std::thread::sleep(Duration::from_millis(20));
-                    halt.store(stop.asked(), Relaxed);
-                    bar.set_message(format!("{} damaged databases opened", grouped(cases.load(Relaxed))));
+                    live.stop.store(stop.asked(), Relaxed);
+                    let opened = live.cases.load(Relaxed);
+                    bar.set_message(format!("{} damaged databases opened", grouped(opened)));
                     bar.tick();
                 }
                 run.join().unwrap_or_else(|_| Err("the sweep panicked".into()))
@@ -444,7 +448,11 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
             count(total, "damaged database")
         ))?;
     }
-    if wrong == 0 { Ok(()) } else { Err(Failure::Check(count(wrong as u64, "violation"))) }
+    match wrong {
+        0 if stop.asked() => Err(Failure::Interrupted("the sweep is not complete".into())),
+        0 => Ok(()),
+        n => Err(Failure::Check(count(n as u64, "violation"))),
+    }
 }
 
 /// `--coverage`: the ledger and the matrix. Returns how many zeros are in them that must not be.
@@ -475,7 +483,7 @@ fn coverage(report: &Report, common: &Common, out: &mut Out) -> Result<usize> {
 }
 
 /// `--replay`.
-fn again(c: &Torture, file: &Path, common: &Common, out: &mut Out) -> Result<()> {
+fn again(c: &Torture, file: &Path, stop: &Stop, common: &Common, out: &mut Out) -> Result<()> {
     let text = std::fs::read_to_string(file)
         .map_err(|e| Failure::Io(format!("cannot read {}", file.display()), e))?;
     let case: Case =
@@ -483,7 +491,14 @@ fn again(c: &Torture, file: &Path, common: &Common, out: &mut Out) -> Result<()>
     if let Some(m) = &case.mutant {
         mutants::on(m)?;
     }
-    let (tally, finding) = replay(&c.kits()?, &case, false).map_err(Failure::Usage)?;
+    let kits = c.kits()?;
+    let replayed = shown(stop, "replay", |live| Some(replay_live(&kits, &case, false, live)));
+    let replayed = replayed.ok_or_else(|| Failure::Check("the replay panicked".into()))?;
+    let Some((tally, finding)) = replayed.map_err(Failure::Usage)? else {
+        return Err(Failure::Interrupted(
+            "the case was not looked at to its end; so far nothing was wrong".into(),
+        ));
+    };
     let violations = u64::from(finding.is_some());
     if common.json {
         out.json(&json!({

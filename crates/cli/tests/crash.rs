@@ -110,6 +110,40 @@ fn ctrl_c_leaves_whole_batches() {
 }
 
 #[test]
+fn ctrl_c_stops_a_replay() {
+    let d = Dir::new();
+    let file = format!("{}.case", d.db);
+    // No crash is named, so all are looked for: that takes minutes.
+    let mut case = "case 1 engine hamal workload btree model posix start newborn\n".to_string();
+    case +=
+        "config page 4096 frames 0 segment 0 pad 512 images on\noracle none\nbegin 0\ncreate 0 0\ncommit 0\n";
+    for i in 0..60 {
+        case += &format!("begin 0\nput 0 0 {i} 900 1\ncommit 0\n");
+    }
+    std::fs::write(&file, case).unwrap();
+    for signal in ["-INT", "-TERM"] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_hamal"))
+            .args(["torture", "--replay", &file])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        let id = child.id().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let (mut out, mut err) = (String::new(), String::new());
+        child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        assert!(
+            out.is_empty() && err.contains("stopped: the case was not looked at to its end"),
+            "{out}{err}"
+        );
+    }
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
 fn a_database_in_use_is_refused() {
     let d = Dir::new();
     let (mut child, stdin) = loading(&d.db, "50", &rows(500), 3);
