@@ -2,8 +2,8 @@
 //!
 //! A smaller scenario does other input/output, so the crash that showed the violation is not carried over: the smaller
 //! scenario is *searched* anew, quickly, and counts if any violation of the same oracle is found. Operations go in large chunks,
-//! by whole transactions, then by delta debugging (Zeller, Hildebrandt: Simplifying and isolating failure-inducing input, 2002), then what
-//! remains gets short values and low numbers. At last the answers: as many as possible become "the rest".
+//! by whole transactions, then by delta debugging (Zeller, Hildebrandt: Simplifying and isolating failure-inducing input, 2002), then by
+//! pairs, which makes one transaction of two; then what remains gets short values and low numbers. At last the answers: as many as possible become "the rest".
 use super::check::Subject;
 use super::replay::{Scenario, replay, search};
 use super::{Crash, Finding, Search};
@@ -63,6 +63,9 @@ pub fn shrink(
         let before = (s.best.ops.len(), s.best.finding.crashes.len());
         s.without_transactions();
         s.without_chunks(1);
+        if (s.best.ops.len(), s.best.finding.crashes.len()) == before {
+            s.without_pairs();
+        }
         if (s.best.ops.len(), s.best.finding.crashes.len()) == before || s.late() {
             break;
         }
@@ -75,6 +78,9 @@ pub fn shrink(
 
 /// Operations that are tried together before whole transactions are: what repeats itself goes quickly.
 const LARGE: usize = 8;
+
+/// Of so many operations any two are tried together.
+const FEW: usize = 24;
 
 /// Recoveries for one search, however soon the violation was found.
 const LEAST: u64 = 50;
@@ -158,6 +164,36 @@ impl Shrinker<'_> {
                 return;
             }
             chunk /= 2;
+        }
+    }
+
+    /// Two operations at once that cannot go one by one: the end of a transaction and the beginning of the next, a savepoint and the
+    /// rollback to it, or any two of a few.
+    fn without_pairs(&mut self) {
+        let mut first = 0;
+        while first < self.best.ops.len() {
+            let mut second = first + 1;
+            while second < self.best.ops.len() {
+                let ops = &self.best.ops;
+                let belong = match (&ops[first], &ops[second]) {
+                    (Op::Commit { .. } | Op::Rollback { .. }, Op::Begin { .. }) => true,
+                    (Op::Savepoint { txn, name }, Op::RollbackTo { txn: t, name: n }) => {
+                        (txn, name) == (t, n)
+                    }
+                    _ => ops.len() <= FEW,
+                };
+                if self.late() {
+                    return;
+                }
+                let mut fewer = ops.clone();
+                fewer.remove(second);
+                fewer.remove(first);
+                // What follows has moved to this place.
+                if !(belong && self.holds(&fewer)) {
+                    second += 1;
+                }
+            }
+            first += 1;
         }
     }
 
