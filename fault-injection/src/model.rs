@@ -282,6 +282,11 @@ impl Model {
             Op::Read { .. } => {}
             // Removing what the transaction does not see is nothing, whoever may have put it there meanwhile.
             Op::Delete { txn, tree, key } if !self.sees(*txn, *tree, *key) => {}
+            Op::Load { txn, .. } => {
+                if let Some(t) = self.open.get_mut(txn) {
+                    t.effects.extend(op.rows());
+                }
+            }
             effect => {
                 if let Some(t) = effect.txn().and_then(|t| self.open.get_mut(&t)) {
                     t.effects.push(effect.clone());
@@ -372,6 +377,9 @@ impl Model {
     /// Why the operation must not be let through, if it must not: its tree is not there, or is there already; or an open transaction has
     /// changed the same, or one that committed after this one began.
     pub fn must_refuse(&self, op: &Op) -> Option<String> {
+        if matches!(op, Op::Load { .. }) {
+            return op.rows().find_map(|row| self.must_refuse(&row));
+        }
         let txn = op.txn()?;
         let own = self.open.get(&txn)?;
         let there = match *op {

@@ -43,6 +43,9 @@ pub enum Op {
     /// The same while a checkpoint is taken: after its begin record and before its tables. Engines that cannot be stopped there just
     /// set the value.
     PutWithin { txn: Txn, tree: TreeNo, key: u32, len: u32, fill: u8 },
+    /// Sets the values of `count` keys, in one ascending load, if the engine has such: from `key` on, each `step` above the one
+    /// before. They have the same length, and each has a `fill` one above that of the one before.
+    Load { txn: Txn, tree: TreeNo, key: u32, count: u32, step: u32, len: u32, fill: u8 },
     /// Removes `key`, if it is there.
     Delete { txn: Txn, tree: TreeNo, key: u32 },
     /// Adds `delta` to the number under `key` (eight bytes, little-endian; nothing there counts as 0).
@@ -102,6 +105,20 @@ impl Op {
             _ => Cow::Borrowed(self),
         }
     }
+    /// The rows of a load, each as an operation of its own; nothing for others.
+    pub fn rows(&self) -> impl Iterator<Item = Op> + use<> {
+        let (count, at): (u32, Box<dyn Fn(u32) -> Op>) = match *self {
+            Op::Load { txn, tree, key, count, step, len, fill } => (
+                count,
+                Box::new(move |i| {
+                    let key = key.saturating_add(i.saturating_mul(step.max(1)));
+                    Op::Put { txn, tree, key, len, fill: fill.wrapping_add(i as u8) }
+                }),
+            ),
+            _ => (0, Box::new(|_| Op::Step)),
+        };
+        (0..count).map(at)
+    }
     /// The transaction that the operation belongs to.
     pub fn txn(&self) -> Option<Txn> {
         match *self {
@@ -114,6 +131,7 @@ impl Op {
             | Op::DropTree { txn, .. }
             | Op::Put { txn, .. }
             | Op::PutWithin { txn, .. }
+            | Op::Load { txn, .. }
             | Op::Delete { txn, .. }
             | Op::Read { txn }
             | Op::Add { txn, .. } => Some(txn),
@@ -136,6 +154,9 @@ impl fmt::Display for Op {
             Op::Put { txn, tree, key, len, fill } => write!(f, "put {txn} {tree} {key} {len} {fill}"),
             Op::PutWithin { txn, tree, key, len, fill } => {
                 write!(f, "put-within {txn} {tree} {key} {len} {fill}")
+            }
+            Op::Load { txn, tree, key, count, step, len, fill } => {
+                write!(f, "load {txn} {tree} {key} {count} {step} {len} {fill}")
             }
             Op::Delete { txn, tree, key } => write!(f, "delete {txn} {tree} {key}"),
             Op::Add { txn, tree, key, delta } => write!(f, "add {txn} {tree} {key} {delta}"),
@@ -190,6 +211,15 @@ impl FromStr for Op {
                     _ => Op::PutWithin { txn, tree, key, len, fill },
                 }
             }
+            "load" => Op::Load {
+                txn: txn()?,
+                tree: fit("the tree", number("the tree")?)?,
+                key: fit("the key", number("the key")?)?,
+                count: fit("the count", number("the count")?)?,
+                step: fit("the step", number("the step")?)?,
+                len: fit("the length", number("the length")?)?,
+                fill: fit("the fill", number("the fill")?)?,
+            },
             "delete" => Op::Delete {
                 txn: txn()?,
                 tree: fit("the tree", number("the tree")?)?,

@@ -72,6 +72,8 @@ pub struct OpCredit<'p> {
     /// Images set aside for an undo, and log space for its share of a group.
     undo_images: u64,
     undo_group: u64,
+    /// Log space for undo reserves that takes no ring space.
+    undo_bytes: u64,
     /// For an undo on a full device: no token for a page that needs no image now (`TXN-ROOM`).
     thrifty: bool,
 }
@@ -83,7 +85,15 @@ impl OpCredit<'_> {
     /// # Panics
     /// If the credit has less left (a bug in the caller's worst case).
     pub fn take_undo(&mut self, bytes: u64) -> u64 {
-        self.log.take(bytes)
+        let beside = bytes.min(self.undo_bytes);
+        self.undo_bytes -= beside;
+        self.log.take_reserved(beside);
+        beside + self.log.take(bytes - beside)
+    }
+    /// Of a credit of [`Pool::credit_run`]: only `parts` of what was asked for will have to be undone.
+    pub fn limit_undo(&mut self, parts: usize) {
+        // What is no longer counted goes back with the credit.
+        self.undo_group = self.undo_group.min(self.pool.undo_group_bytes() * parts as u64);
     }
     /// Moves at most `most` of the images set aside for an undo out: log space of [`Pool::image_bytes`] bytes each, which the
     /// owner gives back with [`Log::give_back`](hamal_log::Log::give_back). Returns how many.
@@ -172,7 +182,16 @@ struct Admitted<'p> {
 impl<'p> Admitted<'p> {
     fn into_credit(mut self, log: Credit<'p>) -> OpCredit<'p> {
         let (tokens, ring) = (std::mem::take(&mut self.tokens), std::mem::take(&mut self.ring));
-        OpCredit { pool: self.pool, log, tokens, ring, undo_images: 0, undo_group: 0, thrifty: false }
+        OpCredit {
+            pool: self.pool,
+            log,
+            tokens,
+            ring,
+            undo_images: 0,
+            undo_group: 0,
+            undo_bytes: 0,
+            thrifty: false,
+        }
     }
 }
 
@@ -206,14 +225,16 @@ impl Pool {
         self.credit_with_images(record_bytes + undo_bytes, pages, undo_images, undo_group, system)
     }
 
-    /// Credit for several undoable changes of one page under one hold of its latch, `changes` of them: [`Pool::credit`], with a
-    /// share of a group for the undo of each.
+    /// Credit for an undoable change of one page that may be undone in as many as `parts` parts: [`Pool::credit`], with
+    /// `undo_bytes` and a share of a group for the CLR of each. These take no space of the ring, however many they are.
     ///
     /// # Errors
     /// As there.
-    pub fn credit_run(&self, record_bytes: u64, undo_bytes: u64, changes: usize) -> Result<OpCredit<'_>> {
-        let group = self.undo_group_bytes() * changes as u64;
-        self.credit_with_images(record_bytes + undo_bytes, 1, 1, group, false)
+    pub fn credit_run(&self, record_bytes: u64, undo_bytes: u64, parts: usize) -> Result<OpCredit<'_>> {
+        let (parts, group) = (parts as u64, self.undo_group_bytes());
+        let mut credit = self.credit_with_images(record_bytes, 1, 1, parts * (undo_bytes + group), false)?;
+        (credit.undo_bytes, credit.undo_group) = (parts * undo_bytes, parts * group);
+        Ok(credit)
     }
 
     /// Credit for a structure change that may spread the rows of live transactions over `spread` pages more than held them:

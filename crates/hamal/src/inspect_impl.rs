@@ -7,7 +7,7 @@ use hamal_disk::PosixDisk;
 use hamal_log::{LogEnd, LogIdentity, LogOptions, LogReader, Record, RecordKind, Whole, find_end};
 use hamal_page::{Lsn, TxnId};
 use hamal_space::{SPACE_RM, SpaceManager};
-use hamal_txn::{Registry, ResourceManager};
+use hamal_txn::{Registry, ResourceManager, parts_left};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -144,6 +144,11 @@ impl Inspect {
             }),
             RecordKind::CheckpointEnd => CheckpointEnd::decode(r.undo()).map(|e| {
                 format!("of {}: redo {}, {} dirty pages, {} transactions", e.begin, e.redo, e.dpt, e.att)
+            }),
+            // A CLR for a part of the record that undoNext names (TXN-PARTS).
+            RecordKind::Clr if !r.undo().is_empty() => Ok(match parts_left(r.undo()) {
+                Some(left) => format!("{left} parts left"),
+                None => "parts left: not readable".to_owned(),
             }),
             _ => Ok(String::new()),
         };

@@ -144,6 +144,7 @@ impl Disk for CutDisk {
 enum Op {
     Put { tree: u8, key: u8, seed: u64, len: usize },
     Remove { tree: u8, key: u8 },
+    Load { tree: u8, key: u8, step: u8, rows: u8, seed: u64, len: usize },
     Create(u8),
     Drop(u8),
     Rename(u8, u8),
@@ -175,6 +176,8 @@ fn ops() -> impl Strategy<Value = Op> {
         12 => (tree.clone(), key, any::<u64>(), len)
             .prop_map(|(tree, key, seed, len)| Op::Put { tree, key, seed, len }),
         4 => (tree.clone(), any::<u8>()).prop_map(|(tree, key)| Op::Remove { tree, key }),
+        3 => (tree.clone(), any::<u8>(), 1..9u8, 1..40u8, any::<u64>(), 0..300usize)
+            .prop_map(|(tree, key, step, rows, seed, len)| Op::Load { tree, key, step, rows, seed, len }),
         2 => tree.clone().prop_map(Op::Create),
         1 => tree.clone().prop_map(Op::Drop),
         1 => (tree.clone(), tree).prop_map(|(a, b)| Op::Rename(a, b)),
@@ -217,6 +220,14 @@ fn apply(tx: &WriteTxn, ops: &[Op], model: &mut Contents) -> Result<(), Error> {
                 let t = tx.open_or_create_tree(&tree_name(*tree))?;
                 t.put([*key; 3], bytes(*seed, *len))?;
                 model.entry(tree_name(*tree)).or_default().insert(vec![*key; 3], bytes(*seed, *len));
+            }
+            Op::Load { tree, key, step, rows, seed, len } => {
+                let t = tx.open_or_create_tree(&tree_name(*tree))?;
+                let keys = (0..*rows).map_while(|i| i.checked_mul(*step)?.checked_add(*key));
+                let all: Vec<_> = keys.map(|k| ([k; 3], bytes(*seed ^ u64::from(k), *len))).collect();
+                t.bulk_load(all.iter().map(|(k, v)| (k, v)))?;
+                let rows = model.entry(tree_name(*tree)).or_default();
+                rows.extend(all.into_iter().map(|(k, v)| (k.to_vec(), v)));
             }
             Op::Remove { tree, key } => {
                 if let Some(rows) = model.get_mut(&tree_name(*tree)) {

@@ -165,6 +165,31 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// A run of rows, by few records: others' rows come to lie between them, and it is undone in parts.
+    fn load(&mut self, slot: usize) {
+        if self.live[slot].is_none() {
+            let (tx, mine) = (self.db.begin_write().unwrap(), self.committed.clone());
+            self.live[slot] = Some(Live { tx, mine, point: None });
+        }
+        self.say("a load");
+        let (start, len) = (self.r.below(self.rows * 2), self.r.below(120) as usize);
+        let (rows, step) = (2 + self.r.below(40), 1 + self.r.below(3));
+        let seed = self.r.next();
+        let row = |i: u64| (key(slot as u64, start + i * step), bytes(seed + i, len));
+        let Some(live) = &mut self.live[slot] else { return };
+        let point = live.tx.savepoint().unwrap();
+        let done = live.tx.tree("t").and_then(|t| t.bulk_load((0..rows).map(row)));
+        match &done {
+            Ok(n) => {
+                assert_eq!(*n, rows);
+                live.mine.extend((0..rows).map(row));
+            }
+            // The rows before the error are there.
+            Err(_) => live.tx.rollback_to(&point).unwrap(),
+        }
+        self.may_be_full("a load", done);
+    }
+
     fn savepoint(&mut self, slot: usize) {
         let Some(live) = &mut self.live[slot] else { return };
         match live.point.take() {
@@ -202,7 +227,8 @@ impl<'a> Case<'a> {
     fn step(&mut self) {
         let slot = self.r.below(SLOTS) as usize;
         match self.r.below(24) {
-            0..12 => self.write(slot),
+            0..9 => self.write(slot),
+            9..12 => self.load(slot),
             12..15 => self.savepoint(slot),
             15..18 => {
                 let how = self.r.below(3);

@@ -110,6 +110,14 @@ fn every_snapshot_shows_its_moment() {
                         next.insert(k, v);
                     }
                 }
+                if random(40) == 0 {
+                    // A run of rows by one record, where there are none.
+                    let (from, len) = (random(800), random(100) as usize);
+                    let rows: Vec<_> =
+                        (from..from + 1 + random(30)).map(|n| (key(n), bytes(step + n, len))).collect();
+                    t.bulk_load(rows.iter().map(|(k, v)| (k, v))).unwrap();
+                    next.extend(rows);
+                }
                 if random(50) == 0 {
                     // Undone, with versions of its own.
                     let (point, k) = (tx.savepoint().unwrap(), key(random(800)));

@@ -609,4 +609,12 @@ mutants! {
         breaks "CATALOGUE-2" in ["btree/src/names.rs"] needs []
         "A change of the catalogue leaves the names of trees that are kept as they are.";
         "write in a tree and commit, drop it and commit, write in it by its name: it is still found"
+    128 PartsForgotten "parts-forgotten"
+        breaks "TXN-PARTS, BTREE-14" in ["txn/src/rollback.rs"] needs []
+        "What a CLR says about the parts of its record that are left is ignored: all of it is undone again.";
+        "load a run, let another transaction insert between its rows until the leaf splits, roll the first back"
+    129 PartsLeftOut "parts-left-out"
+        breaks "TXN-PARTS, BTREE-14" in ["txn/src/rollback.rs"] needs []
+        "The CLR of a part leads past its record, so that the parts that are left are never undone.";
+        "as `parts-forgotten`"
 }

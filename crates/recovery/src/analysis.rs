@@ -98,9 +98,13 @@ impl TransactionTable {
                 if r.kind == RecordKind::Clr && mutants::is(Mutant::ClrRepeated) {
                     return;
                 }
-                // A CLR's prev is undoNextLSN: what it compensates is not undone again.
-                e.undo_next =
-                    if matches!(r.kind, RecordKind::Clr | RecordKind::DummyClr) { r.prev } else { r.lsn };
+                // A CLR's prev is undoNextLSN: what it compensates is not undone again. One that leaves parts of its record says
+                // how many, so undo has to come by it (TXN-PARTS).
+                e.undo_next = match r.kind {
+                    RecordKind::Clr if r.undo().is_some_and(|left| !left.is_empty()) => r.lsn,
+                    RecordKind::Clr | RecordKind::DummyClr => r.prev,
+                    _ => r.lsn,
+                };
                 let e = *e;
                 trace.emit(|| Event::AttSet { txn: e.txn, last: e.last, undo_next: e.undo_next });
             }

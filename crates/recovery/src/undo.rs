@@ -1,4 +1,5 @@
-//! Undo: rolls every loser back, always the largest undoNextLSN first, with one CLR for each record undone.
+//! Undo: rolls every loser back, always the largest undoNextLSN first, with one CLR for each record undone, or for each part
+//! of one (TXN-PARTS).
 //!
 //! Two losers never share a key (docs/invariants/recovery.md), so any order between them would do; one descending pass
 //! is the paper's, and reads the log backwards once.
@@ -44,11 +45,18 @@ pub fn undo(
         if ctx.trace.is_on() {
             trace_pick(ctx, losers, &to_undo, (lsn, i));
         }
-        // Everything that is undone lies below the end that was found: the reader reaches it.
-        if ctx.reader.read(lsn)?.is_some_and(|r| r.kind == RecordKind::Update) {
-            clrs += 1;
+        // What is undone lies below the end that was found: if it is damaged, the reader says so. A CLR that leaves parts of its
+        // record is one of this restart, and beyond that end, or leads to a record that has not been read yet.
+        if let Some(r) = ctx.reader.read(lsn)?
+            && r.kind == RecordKind::Clr
+            && !r.undo().is_empty()
+        {
+            ctx.reader.read(r.prev)?;
         }
+        let last = txn.last_lsn();
         let next = ctx.txns.undo_step(txn)?;
+        // A step that only follows the chain logs nothing.
+        clrs += u64::from(txn.last_lsn() != last);
         to_undo.push((due(next), i));
     }
     step(progress, Phase::Undo, total, total)?;

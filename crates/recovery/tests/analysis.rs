@@ -253,3 +253,24 @@ fn a_checkpoint_that_is_not_whole_is_refused() {
     h.end = h.append(RecordKind::CheckpointEnd, TxnRef::None, Lsn::NULL, &[], &e.encode()).1;
     assert_eq!(h.analyse().unwrap_err().kind(), ErrorKind::LogCorrupt, "three dirty pages are missing");
 }
+
+/// TXN-PARTS: a CLR that leaves parts of its record is where undo goes on, also by way of what follows it in the chain.
+#[test]
+fn a_clr_that_leaves_parts_is_where_undo_goes_on() {
+    let mut h = History::new();
+    h.begin_checkpoint();
+    h.end_checkpoint(&[], &[]);
+    let a = h.first(1);
+    let b = h.update(a, a, 2);
+    let clr = |left: &[u8], prev| {
+        h.append(RecordKind::Clr, TxnRef::Id(TxnId(a.0)), prev, &[(2, Whole::No)], left).0
+    };
+    let one = clr(&[3], b);
+    assert_eq!(h.analyse().unwrap().losers, vec![entry(a, one, one)]);
+    let two = clr(&[2], b);
+    assert_eq!(h.analyse().unwrap().losers, vec![entry(a, two, two)]);
+    let s = h.append(RecordKind::Structure, TxnRef::Id(TxnId(a.0)), two, &[(3, Whole::No)], b"").0;
+    assert_eq!(h.analyse().unwrap().losers, vec![entry(a, s, s)]);
+    let last = clr(&[], a);
+    assert_eq!(h.analyse().unwrap().losers, vec![entry(a, last, a)]);
+}

@@ -702,8 +702,11 @@ impl State {
                 row.extend([("decision", decision.into()), ("next", self.lsn(next))]);
                 self.push("undo.rec", row);
             }
-            Event::UndoClr { undone, clr, undo_next, .. } => {
+            Event::UndoClr { undone, clr, undo_next, left, .. } => {
                 let mut row = self.of_record(clr);
+                if left > 0 {
+                    row.push(("left", left.into()));
+                }
                 row.push(("undo_of", self.lsn(undone)));
                 row.push(("undo_next", self.lsn(undo_next)));
                 if let Some(page) = self.facts.known(clr).and_then(|k| k.pages.first().copied()) {

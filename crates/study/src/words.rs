@@ -146,12 +146,19 @@ pub(crate) fn sentence(names: &Names, r: &Row) -> String {
                 lsn("next")
             ),
         },
-        "undo.clr" => format!(
-            "CLR {} undoes {} on {page} and says: next {}.",
-            lsn("lsn"),
-            lsn("undo_of"),
-            lsn("undo_next")
-        ),
+        "undo.clr" => match r.num("left") {
+            Some(left) => format!(
+                "CLR {} undoes a part of {} on {page} and says: {left} parts of it are left.",
+                lsn("lsn"),
+                lsn("undo_of")
+            ),
+            None => format!(
+                "CLR {} undoes {} on {page} and says: next {}.",
+                lsn("lsn"),
+                lsn("undo_of"),
+                lsn("undo_next")
+            ),
+        },
         "undo.end" => format!("{txn} is rolled back: END."),
         "finish" => "Recovery is complete.".into(),
         "error" => format!("Recovery fails: {}.", r.text("message")),

@@ -205,8 +205,9 @@ pub enum Event<'a> {
     UndoPick { txn: TxnId, lsn: Lsn, losers: usize, to_undo: &'a [(TxnId, Lsn)] },
     /// The record at `lsn` is an update and will be compensated; `next` is its prevLSN, the undoNextLSN of the CLR to come.
     UndoUpdate { txn: TxnId, lsn: Lsn, next: Lsn },
-    /// A record was undone; the CLR's LSN and undoNextLSN.
-    UndoClr { txn: TxnId, undone: Lsn, clr: Lsn, undo_next: Lsn },
+    /// A record was undone, or a part of it: `left` parts are left, and undoNextLSN is the record itself if there are any. The
+    /// CLR's LSN and undoNextLSN.
+    UndoClr { txn: TxnId, undone: Lsn, clr: Lsn, undo_next: Lsn, left: u64 },
     /// Undo met a record that needs no undo and followed its chain.
     UndoFollow { txn: TxnId, lsn: Lsn, kind: &'static str, next: Lsn },
     /// A loser is done.

@@ -45,7 +45,7 @@ pub use commit::CommitOutcome;
 pub use horizon::Snapshot;
 pub use manager::{AttEntry, Status, TxnManager, TxnOptions, View};
 pub use reads::{KeyRange, ReadSet};
-pub use rm::{Compensated, Registry, ResourceManager, UndoCtx};
+pub use rm::{Compensated, Registry, ResourceManager, UndoCtx, parts_left};
 pub use stats::TxnStats;
 pub use txn::{Isolation, OpGuard, Savepoint, Txn};
 pub use validation::Validation;

@@ -1,7 +1,7 @@
 //! The resource manager contract.
 use crate::{Txn, TxnManager};
 use hamal_buffer::{Managers, OpCredit, PageEdit, PageOps, Pool};
-use hamal_error::{ErrorKind, Result};
+use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::{Appended, Record};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
@@ -13,6 +13,10 @@ use std::sync::Arc;
 /// * [`PageOps::apply`] is total and deterministic; the engine checks that a page belongs to the manager.
 /// * [`ResourceManager::undo`] may log any number of redo-only structure records through its context, then
 ///   exactly one CLR ([`UndoCtx::compensate`] consumes the context). An error from undo stops the engine.
+/// * A record that changed many things need not be undone by one CLR: they may lie on many pages by now. The manager undoes
+///   some of them, and says with the CLR how many are left ([`UndoCtx::compensate_part`]); it is then called again for the same
+///   record, by this rollback or, after a crash, by a later one, and [`UndoCtx::left`] tells it where it was (TXN-PARTS). It
+///   reserves, with the change, for as many CLRs as there may be ([`Pool::credit_run`]).
 pub trait ResourceManager: PageOps {
     /// The name, unique among the managers of a database; stored in the control file.
     fn name(&self) -> &str;
@@ -64,9 +68,14 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// Proof that an undo was compensated: only [`UndoCtx::compensate`] makes one.
+/// Proof that an undo, or a part of one, was compensated: only [`UndoCtx::compensate`] and [`UndoCtx::compensate_part`] make
+/// one.
 #[derive(Debug)]
-pub struct Compensated(pub(crate) Appended);
+pub struct Compensated {
+    pub(crate) clr: Appended,
+    /// Parts that are left; 0: none.
+    pub(crate) left: u64,
+}
 
 /// What an undo may do: read pages, log redo-only structure records, and finally compensate.
 #[derive(Debug)]
@@ -75,6 +84,9 @@ pub struct UndoCtx<'a> {
     pub(crate) txn: &'a Txn,
     /// undoNextLSN of the CLR: prevLSN of the record being undone.
     pub(crate) undo_next: Lsn,
+    /// The record being undone.
+    pub(crate) record: Lsn,
+    pub(crate) left: Option<u64>,
     pub(crate) rm: RmId,
 }
 
@@ -90,6 +102,10 @@ impl<'a> UndoCtx<'a> {
     /// The buffer pool.
     pub fn pool(&self) -> &'a Pool {
         self.manager.pool()
+    }
+    /// How many parts of the record are left to undo, as the last CLR for it said: never 0. `None`: all, nothing of it was undone.
+    pub fn left(&self) -> Option<u64> {
+        self.left
     }
     /// Credit for the CLR (`record_bytes`, out of the transaction's undo reserve) dirtying at most `pages` pages. On a full
     /// device the images that the pages will owe come out of what the transaction has set aside (TXN-ROOM). No latch held.
@@ -131,10 +147,61 @@ impl<'a> UndoCtx<'a> {
         edits: &mut [PageEdit<'_, '_>],
         credit: &mut OpCredit<'_>,
     ) -> Result<Compensated> {
-        let done = self.manager.log_clr(&self, edits, credit)?;
+        self.log(0, edits, credit)
+    }
+    /// Logs a CLR with these edits for a part of the record, of which `left` parts are left to undo: above 0, and fewer than
+    /// [`UndoCtx::left`] says, so the undo comes to an end (TXN-PARTS). What a part is only the manager knows.
+    ///
+    /// # Errors
+    /// `Internal` if `left` is no such number: nothing is logged then. `Poisoned`.
+    pub fn compensate_part(
+        self,
+        left: u64,
+        edits: &mut [PageEdit<'_, '_>],
+        credit: &mut OpCredit<'_>,
+    ) -> Result<Compensated> {
+        if left == 0 || self.left.is_some_and(|before| left >= before) {
+            let before = self.left.map_or("all".to_owned(), |n| n.to_string());
+            let m = format!("TXN-PARTS: an undo in part leaves {left} parts of {before}");
+            return Err(Error::internal(m).with_txn(self.txn.id()).with_lsn(self.record));
+        }
+        self.log(left, edits, credit)
+    }
+    fn log(
+        self,
+        left: u64,
+        edits: &mut [PageEdit<'_, '_>],
+        credit: &mut OpCredit<'_>,
+    ) -> Result<Compensated> {
+        let clr = self.manager.log_clr(&self, left, edits, credit)?;
         if credit.is_thrifty() {
             self.manager.return_undo_images(self.txn, credit.take_images());
         }
-        Ok(Compensated(done))
+        Ok(Compensated { clr, left })
     }
+}
+
+/// The undo bytes of a CLR after which `left` parts of the record are left; none if it was the last.
+pub(crate) fn left_bytes(left: u64) -> ([u8; 10], usize) {
+    let (mut bytes, mut n, mut rest) = ([0; 10], 0, left);
+    while rest != 0 {
+        bytes[n] = rest as u8 & 0x7f | if rest >= 0x80 { 0x80 } else { 0 };
+        (n, rest) = (n + 1, rest >> 7);
+    }
+    (bytes, n)
+}
+
+/// How many parts of the record that a CLR is about are left to undo, by the CLR's undo bytes; `None` if they are no such
+/// number. A CLR without undo bytes leaves nothing.
+pub fn parts_left(undo: &[u8]) -> Option<u64> {
+    let mut left = 0u64;
+    for (i, b) in undo.iter().enumerate() {
+        let last = i + 1 == undo.len();
+        // Seven bits a byte, low ones first, in as few bytes as can be.
+        if i > 9 || (b & 0x80 == 0) != last || (last && *b == 0) || (i == 9 && *b > 1) {
+            return None;
+        }
+        left |= u64::from(b & 0x7f) << (7 * i);
+    }
+    Some(left)
 }

@@ -6,9 +6,13 @@
 //! carries it, an undo that is interrupted, by a crash or by a later savepoint, goes on where it stopped and
 //! undoes nothing twice (TXN-CLR). Restart's undo goes through the same [`TxnManager::undo_step`].
 //!
+//! A record of many changes may be undone in parts, by a CLR each (TXN-PARTS). A CLR that leaves something carries how much, and its
+//! undoNextLSN is the record itself; the transaction's undoNextLSN is then the CLR's own LSN, so that whoever goes on, now or after a
+//! crash, comes to the CLR first and learns from it what is left.
+//!
 //! Rollback is never skipped: an undo that fails or panics stops the engine, and the next open tries again
 //! (TXN-STOP).
-use crate::rm::{Compensated, UndoCtx};
+use crate::rm::{Compensated, UndoCtx, left_bytes, parts_left};
 use crate::txn::{Savepoint, State, Txn};
 use crate::{ResourceManager, TxnManager};
 use hamal_error::{Error, ErrorKind, Result};
@@ -18,6 +22,7 @@ use hamal_page::{Lsn, RmId};
 use hamal_sync::atomic::Ordering;
 use hamal_trace::Event;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 
 /// Log space for one record without pages: Commit, Abort, End, DummyClr.
 pub(crate) const END_BYTES: u64 = 128;
@@ -226,18 +231,24 @@ impl TxnManager {
         }
         match record.kind {
             RecordKind::Update => {
-                let rm = self.registry().get(record.rm).cloned().ok_or_else(|| {
-                    let m = format!("resource manager {} is not registered", record.rm);
-                    Error::new(ErrorKind::ResourceManager, m)
-                })?;
-                self.trace.emit(|| Event::UndoUpdate { txn: txn.id(), lsn: at, next: record.prev });
-                let clr = self.undo_update(txn, &*rm, &record)?;
-                self.trace.emit(|| Event::UndoClr {
-                    txn: txn.id(),
-                    undone: at,
-                    clr: clr.lsn,
-                    undo_next: record.prev,
-                });
+                let rm = self.manager_of(record.rm)?;
+                return self.undo_update(txn, &*rm, &record, None);
+            }
+            RecordKind::Clr if !record.undo().is_empty() => {
+                let Some(left) = parts_left(record.undo()) else {
+                    return damaged("a CLR with undo bytes that are no number of parts".into());
+                };
+                let undone = self.log().read(record.prev)?;
+                let same = (undone.kind, undone.txn, undone.rm) == (RecordKind::Update, txn.id(), record.rm);
+                if !same || undone.prev >= undone.lsn {
+                    return damaged(format!(
+                        "a CLR for a part of the record at {}, which is none of its",
+                        undone.lsn
+                    ));
+                }
+                let rm = self.manager_of(record.rm)?;
+                let left = if mutants::is(Mutant::PartsForgotten) { None } else { Some(left) };
+                return self.undo_update(txn, &*rm, &undone, left);
             }
             RecordKind::Structure | RecordKind::Clr | RecordKind::DummyClr | RecordKind::Abort => {
                 txn.core.lock().undo_next = record.prev;
@@ -249,21 +260,37 @@ impl TxnManager {
         Ok(record.prev)
     }
 
-    /// Has the resource manager undo one update record.
-    fn undo_update(&self, txn: &Txn, rm: &dyn ResourceManager, record: &Record) -> Result<Appended> {
+    fn manager_of(&self, rm: RmId) -> Result<Arc<dyn ResourceManager>> {
+        self.registry().get(rm).cloned().ok_or_else(|| {
+            let m = format!("resource manager {rm} is not registered");
+            Error::new(ErrorKind::ResourceManager, m)
+        })
+    }
+
+    /// Has the resource manager undo one update record, or what is left of it, or a part of that. Returns undoNextLSN.
+    fn undo_update(
+        &self,
+        txn: &Txn,
+        rm: &dyn ResourceManager,
+        record: &Record,
+        left: Option<u64>,
+    ) -> Result<Lsn> {
+        self.trace.emit(|| Event::UndoUpdate { txn: txn.id(), lsn: record.lsn, next: record.prev });
         txn.core.lock().undoing = true;
         // No checkpoint begins while it is at work (TXN-ROOM).
         let _epoch = self.room.epoch.read();
-        let ctx = UndoCtx { manager: self, txn, undo_next: record.prev, rm: record.rm };
+        let (undo_next, undone) = (record.prev, record.lsn);
+        let ctx = UndoCtx { manager: self, txn, undo_next, record: undone, left, rm: record.rm };
         let result = catch_unwind(AssertUnwindSafe(|| rm.undo(record, ctx)));
         let mut core = txn.core.lock();
         core.undoing = false;
-        let Compensated(clr) = result.map_err(|p| {
+        let Compensated { clr, left } = result.map_err(|p| {
             let m = format!("undo of manager `{}` panicked: {}", rm.name(), panic_text(&*p));
             Error::new(ErrorKind::ResourceManager, m)
         })??;
         // Exactly one CLR is a fact of the types; that nothing was logged behind it is not.
-        if (core.last != clr.lsn && !mutants::is(Mutant::NoClr)) || core.undo_next != record.prev {
+        let next = if left == 0 || mutants::is(Mutant::PartsLeftOut) { undo_next } else { clr.lsn };
+        if (core.last != clr.lsn && !mutants::is(Mutant::NoClr)) || core.undo_next != next {
             let m = format!("undo of manager `{}` logged something after its CLR", rm.name());
             return Err(Error::new(ErrorKind::ResourceManager, m));
         }
@@ -273,30 +300,42 @@ impl TxnManager {
         if group != 0 {
             self.log().give_back(group);
         }
-        Ok(clr)
+        drop(core);
+        self.trace.emit(|| Event::UndoClr {
+            txn: txn.id(),
+            undone,
+            clr: clr.lsn,
+            undo_next: if left == 0 { undo_next } else { undone },
+            left,
+        });
+        Ok(next)
     }
 
-    /// Logs the CLR of an undo.
+    /// Logs the CLR of an undo, after which `left` parts of the record are left.
     pub(crate) fn log_clr(
         &self,
         ctx: &UndoCtx<'_>,
+        left: u64,
         edits: &mut [hamal_buffer::PageEdit<'_, '_>],
         credit: &mut hamal_buffer::OpCredit<'_>,
     ) -> Result<Appended> {
         let mut core = ctx.txn.core.lock();
-        let prev = match ctx.undo_next {
+        let left = if mutants::is(Mutant::PartsLeftOut) { 0 } else { left };
+        let prev = match if left == 0 { ctx.undo_next } else { ctx.record } {
             _ if mutants::is(Mutant::ClrWithoutUndoNext) => core.last,
             _ if mutants::is(Mutant::ClrEndsUndo) => Lsn::NULL,
             next => next,
         };
         let txn = TxnRef::Id(ctx.txn.id());
-        let mut change = hamal_buffer::Change { kind: RecordKind::Clr, rm: ctx.rm, txn, prev, undo: &[] };
+        let (undo, n) = left_bytes(left);
+        let undo = &undo[..n];
+        let mut change = hamal_buffer::Change { kind: RecordKind::Clr, rm: ctx.rm, txn, prev, undo };
         if mutants::is(Mutant::NoClr) {
             (change.kind, change.txn, change.prev) = (RecordKind::Structure, TxnRef::None, Lsn::NULL);
         }
         self.pool().change(&change, edits, credit, |a| {
             core.last = if mutants::is(Mutant::NoClr) { core.last } else { a.lsn };
-            core.undo_next = ctx.undo_next;
+            core.undo_next = if left == 0 { ctx.undo_next } else { a.lsn };
         })
     }
 

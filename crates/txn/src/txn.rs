@@ -293,6 +293,10 @@ impl Txn {
     pub fn id(&self) -> TxnId {
         TxnId(self.id.load(Ordering::Acquire))
     }
+    /// LSN of its newest record; null before the first.
+    pub fn last_lsn(&self) -> Lsn {
+        self.core.lock().last
+    }
     /// A number for messages, given at begin, unique within a run.
     pub fn number(&self) -> u64 {
         self.number

@@ -336,6 +336,7 @@ impl Base {
             | Op::DropTree { .. }
             | Op::Put { .. }
             | Op::PutWithin { .. }
+            | Op::Load { .. }
             | Op::Delete { .. }
             | Op::Add { .. } => {
                 return Ok(None);
@@ -512,6 +513,13 @@ impl Trees {
             Op::DropTree { tree, .. } => tx.drop_tree(&tree_name(tree))?,
             Op::Put { tree, key, len, fill, .. } => {
                 tx.tree(&tree_name(tree))?.put(key_bytes(key), value_bytes(len, fill))?;
+            }
+            Op::Load { tree, .. } => {
+                let rows = op.rows().filter_map(|row| match row {
+                    Op::Put { key, len, fill, .. } => Some((key_bytes(key), value_bytes(len, fill))),
+                    _ => None,
+                });
+                tx.tree(&tree_name(tree))?.bulk_load(rows)?;
             }
             Op::Delete { tree, key, .. } => {
                 tx.tree(&tree_name(tree))?.delete(key_bytes(key))?;

@@ -229,6 +229,9 @@ impl Store {
 
 /// A change within a transaction.
 fn change(tx: &WriteTransaction, op: &Op) -> Result<(), Failure> {
+    if matches!(op, Op::Load { .. }) {
+        return op.rows().try_for_each(|row| change(tx, &row));
+    }
     let op = &*op.change();
     let (Op::CreateTree { tree, .. }
     | Op::DropTree { tree, .. }

@@ -368,6 +368,9 @@ impl Store {
 
     /// An operation of an open transaction: on its own copy.
     fn change(&mut self, op: &Op) -> Result<(), Failure> {
+        if matches!(op, Op::Load { .. }) {
+            return op.rows().try_for_each(|row| self.change(&row));
+        }
         let op = &*op.change();
         let Some(open) = op.txn().and_then(|txn| self.open.get_mut(&txn)) else {
             return refused(format!("NotOpen: `{op}` is for no open transaction"));
@@ -396,6 +399,7 @@ impl Store {
                 Change::Put(tree, key, old.wrapping_add(i64::from(delta)).to_le_bytes().to_vec())
             }
             Op::PutWithin { .. }
+            | Op::Load { .. }
             | Op::Begin { .. }
             | Op::Commit { .. }
             | Op::Rollback { .. }

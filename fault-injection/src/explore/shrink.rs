@@ -289,6 +289,18 @@ fn simpler(op: &Op) -> Vec<Op> {
             }
             out
         }
+        Op::Load { txn, tree, key, count, step, len, fill } => {
+            let mut out = vec![Op::Put { txn, tree, key, len, fill }];
+            if count > 1 {
+                out.push(Op::Load { txn, tree, key, count: count / 2, step, len, fill });
+                out.push(Op::Load { txn, tree, key, count: count - 1, step, len, fill });
+            }
+            if len > 8 {
+                out.push(Op::Load { txn, tree, key, count, step, len: 8, fill });
+                out.push(Op::Load { txn, tree, key, count, step, len: len / 2, fill });
+            }
+            out
+        }
         Op::Commit { txn, ack: crate::op::Ack::Early } => {
             vec![Op::Commit { txn, ack: crate::op::Ack::Durable }]
         }

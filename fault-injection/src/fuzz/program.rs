@@ -100,6 +100,12 @@ fn op(input: &mut Input<'_>) -> Op {
         9 => Op::Step,
         10 | 11 => Op::Delete { txn, tree, key: u32::from(input.u8()) },
         12 => Op::Add { txn, tree, key: u32::from(input.u8()), delta: i32::from(input.u8()) - 100 },
+        13 => {
+            let (key, shape) = (u32::from(input.u8()), input.u8());
+            // Neighbours, or every fourth key; some leaves full, or a part of one.
+            let (count, step) = (u32::from(shape % 16) + 1, [1, 2, 4, 7][usize::from(shape >> 4) % 4]);
+            Op::Load { txn, tree, key, count, step, len: u32::from(shape >> 6) * 220 + 10, fill: what }
+        }
         _ => {
             let (key, len, fill) = (u32::from(input.u8()), u32::from(input.u8()), what);
             // Mostly small; some fill half a page, some need pages of their own.

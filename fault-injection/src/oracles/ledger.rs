@@ -73,6 +73,12 @@ names! {
     UndoPick = "undo: picked",
     /// An update was compensated.
     UndoClr = "undo: compensated",
+    /// A record of many rows was undone in part, by a CLR that leaves some.
+    UndoPart = "undo: record undone in part",
+    /// A record of many rows of which a part had been undone before the crash: undo went on there.
+    UndoContinued = "undo: went on within a record",
+    /// The same in normal work.
+    RolledBackInParts = "rollback: record undone in part",
     /// A CLR was followed, not undone.
     FollowClr = "undo: CLR followed",
     /// A structure record was followed: an allocation, a split.
@@ -137,6 +143,8 @@ struct Memory {
     last_kind: &'static str,
     /// Kinds of the records that undo may follow, by LSN.
     kinds: HashMap<u64, &'static str>,
+    /// Where undo goes on.
+    picked: u64,
     /// lastLSN and undoNextLSN of live transactions.
     live: HashMap<u64, (u64, u64)>,
     /// Losers of earlier restarts of the same crash state.
@@ -248,7 +256,8 @@ impl Tracer for Ledger {
                     self.count(SeveralLosers);
                 }
                 for txn in losers {
-                    if m.live.get(&txn.0).is_some_and(|(last, next)| next < last) {
+                    let of_clr = |last: &u64| m.kinds.get(last) == Some(&"clr");
+                    if m.live.get(&txn.0).is_some_and(|(last, next)| next < last || of_clr(last)) {
                         self.count(PartlyUndone);
                     }
                     if !m.losers.insert(txn.0) {
@@ -265,8 +274,23 @@ impl Tracer for Ledger {
                 SkipReason::PageFreed => SkipFreed,
             }),
             Event::RedoImage { .. } => self.count(Rebuilt),
-            Event::UndoPick { .. } => self.count(UndoPick),
-            Event::UndoClr { .. } if m.recovers() => self.count(UndoClr),
+            Event::UndoPick { lsn, .. } => {
+                self.count(UndoPick);
+                m.picked = lsn.0;
+            }
+            // By a CLR that was there before the crash.
+            Event::UndoUpdate { lsn, .. }
+                if m.recovers() && lsn.0 != m.picked && m.kinds.contains_key(&m.picked) =>
+            {
+                self.count(UndoContinued);
+            }
+            Event::UndoClr { left, .. } if m.recovers() => {
+                self.count(UndoClr);
+                if left > 0 {
+                    self.count(UndoPart);
+                }
+            }
+            Event::UndoClr { left, .. } if left > 0 => self.count(RolledBackInParts),
             Event::UndoFollow { lsn, .. } if m.recovers() => match m.kinds.get(&lsn.0) {
                 Some(&"clr") => self.count(FollowClr),
                 Some(&"dummy_clr") => self.count(FollowNested),

@@ -8,7 +8,8 @@
 //! 1. Read the log from its oldest whole group to its end; decide whether what follows is a torn tail.
 //! 2. Redo: a page that is torn, or lacks more than the log has, is unknown until a whole-page record makes it known.
 //! 3. Losers are the transactions that have a record in the log and neither commit nor end. Their updates are undone from the
-//!    back, row by row, with the undo bytes; CLRs are followed and never undone.
+//!    back, row by row, with the undo bytes; CLRs are followed and never undone. A CLR that leaves some rows of its record says how
+//!    many: these are undone next, and no other of that record.
 //! 4. Read the trees of the catalogue from their roots, and the chains of large values. An unknown page that is needed here
 //!    is damage. A row of a loser that is left is a bug.
 //!
@@ -42,6 +43,8 @@ pub struct Facts {
     pub partly_undone: u64,
     /// Updates that were undone.
     pub undone: u64,
+    /// Of these, the ones of which some rows had been undone before the crash, and some had not.
+    pub continued: u64,
 }
 
 /// Recovers the database on `disk` in memory and returns what it holds. A disk without a control file holds nothing.
@@ -434,9 +437,46 @@ fn change(meaning: &mut Meaning, tree: &mut u32, txn: u64, op: u8, payload: &[u8
             let row = row(node, slot)?;
             (row.chain, row.value) = (flags & 2 != 0, f.0.to_vec());
         }
+        14 => {
+            let prefix = node.lower[..common_prefix(&node.lower, node.upper.as_deref())].to_vec();
+            let rows = run(payload)?;
+            if slot > node.entries.len() || rows.iter().any(|(key, _)| !key.starts_with(&prefix)) {
+                return None;
+            }
+            for (i, (key, value)) in rows.into_iter().enumerate() {
+                let at = slot + i;
+                let above = at == 0 || node.entries[at - 1].0 < key;
+                if !above || node.entries.get(at).is_some_and(|e| e.0 <= key) {
+                    return None;
+                }
+                node.entries.insert(at, (key, Entry::Row(Row { word: txn, chain: false, value })));
+            }
+        }
+        15 => {
+            let end = slot.checked_add(f.size()?)?;
+            if slot == end || end > node.entries.len() || node.level != 0 {
+                return None;
+            }
+            node.entries.drain(slot..end);
+        }
         _ => return None,
     }
     Some(())
+}
+
+/// The rows of an INSERT_RUN, keys whole.
+fn run(payload: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut f = Fields(payload);
+    f.varint()?;
+    let (prefix, count) = (f.bytes()?.to_vec(), f.size()?);
+    let mut rows = Vec::new();
+    for _ in 0..count {
+        let (key, value) = (f.size()?, f.size()?);
+        let (bytes, rest) = f.0.split_at_checked(key.checked_add(value)?)?;
+        rows.push(([&prefix, &bytes[..key]].concat(), bytes[key..].to_vec()));
+        f.0 = rest;
+    }
+    (f.0.is_empty() && !rows.is_empty()).then_some(rows)
 }
 
 fn older(flags: u8) -> u64 {
@@ -477,6 +517,8 @@ impl Reference {
         for r in self.log.records.iter().filter(|r| r.txn != 0) {
             match r.kind {
                 kind::COMMIT | kind::END => drop(open.remove(&r.txn)),
+                // A CLR that leaves something: undo has to come by it.
+                kind::CLR if !r.undo.is_empty() => drop(open.insert(r.txn, (r.lsn, true))),
                 kind::CLR | kind::DUMMY_CLR => drop(open.insert(r.txn, (r.prev, true))),
                 _ => {
                     let undone = open.get(&r.txn).is_some_and(|o| o.1);
@@ -496,8 +538,24 @@ impl Reference {
             let record =
                 record.ok_or_else(|| bug(format!("the undo chain of transaction {txn} breaks at {lsn}")))?;
             if record.kind == kind::UPDATE && record.rm == 2 {
-                self.undo_row(&record)?;
+                self.undo_rows(&record, None)?;
                 self.facts.undone += 1;
+            } else if record.kind == kind::CLR && !record.undo.is_empty() {
+                let mut f = Fields(self.log.slice(&record.undo));
+                let left = f.size().filter(|left| *left > 0 && f.0.is_empty());
+                let undone = self.log.at(record.prev).filter(|r| {
+                    r.txn == txn && r.kind == kind::UPDATE && r.rm == record.rm && r.prev < r.lsn
+                });
+                let (Some(left), Some(undone)) = (left, undone.cloned()) else {
+                    return Err(bug(format!("the CLR at {lsn} leaves something of no record")));
+                };
+                if record.rm == 2 {
+                    self.undo_rows(&undone, Some(left))?;
+                    self.facts.undone += 1;
+                    self.facts.continued += 1;
+                }
+                heap.push((undone.prev, txn));
+                continue;
             } else if !matches!(
                 record.kind,
                 kind::UPDATE | kind::STRUCTURE | kind::CLR | kind::DUMMY_CLR | kind::ABORT
@@ -507,6 +565,37 @@ impl Reference {
             heap.push((record.prev, txn));
         }
         Ok(losers)
+    }
+
+    /// Makes the rows of a record what they were before it; only the first `left` of a run.
+    fn undo_rows(&mut self, record: &Record, left: Option<usize>) -> Result<(), Failure> {
+        let wrong = |what: &str| bug(format!("undo of the record at {}: {what}", record.lsn));
+        let run_of = |log: &Log| {
+            let [block] = log.blocks_of(record) else { return None };
+            (block.op == 14).then(|| {
+                let mut f = Fields(log.slice(&record.undo));
+                let (tree, root) = (u32::try_from(f.varint()?).ok()?, f.varint()?);
+                Some((tree, root, run(log.slice(&block.payload))?)).filter(|_| f.0.is_empty())
+            })
+        };
+        let Some(run) = run_of(&self.log) else {
+            return if left.is_none() { self.undo_row(record) } else { Err(wrong("a part of one row")) };
+        };
+        let (tree, root, mut rows) = run.ok_or_else(|| wrong("its run cannot be read"))?;
+        if left.is_some_and(|left| left >= rows.len()) {
+            return Err(wrong("more rows are left than it has"));
+        }
+        rows.truncate(left.unwrap_or(rows.len()));
+        for (key, _) in rows.into_iter().rev() {
+            let leaf = self.leaf(tree, root, &key)?;
+            let found =
+                leaf.entries.binary_search_by(|e| e.0.cmp(&key)).map_err(|_| wrong("a row is gone"))?;
+            if row(leaf, found).ok_or_else(|| wrong("not a leaf"))?.word & WRITER != record.txn {
+                return Err(wrong("a row was last written by another transaction"));
+            }
+            leaf.entries.remove(found);
+        }
+        Ok(())
     }
 
     /// Makes a row what it was before the record.

@@ -404,7 +404,9 @@ fn all_oracles_agree_on_simulated_power_failures() {
             }
         }
         if done >= cases(200) {
-            let never = ledger.zeros();
+            // These histories load no runs, so no record is undone in parts.
+            let mut never = ledger.zeros();
+            never.retain(|name| !name.contains("record undone in part") && !name.contains("within a record"));
             assert!(never.len() < 12, "{never:?}");
             return;
         }

@@ -51,7 +51,9 @@ impl Workload for BTree {
         let pad = if seed % 16 == 10 { 4096 } else { 512 };
         let page_size = if seed % 32 == 13 { 8192 } else { 4096 };
         // And some have no images, on a disk that writes pages as a whole.
-        Config { page_size, pad, images: seed % 16 != 6, ..Config::default() }
+        // Where more pages than the cache holds belong to one transaction, the log keeps what their undo may need.
+        let log_bytes = if seed % 16 == 15 { 2 << 20 } else { 0 };
+        Config { page_size, pad, images: seed % 16 != 6, log_bytes, ..Config::default() }
     }
 
     fn operations(&self, seed: u64, length: usize) -> Vec<Op> {
@@ -87,7 +89,7 @@ impl Workload for Small {
 // ---- tiny ----
 
 /// Short actions on tree 0, of which a tiny scenario has one to three.
-const ACTIONS: u64 = 18;
+const ACTIONS: u64 = 22;
 
 fn tiny(mut s: Script, number: u64) -> Vec<Op> {
     let rows = s.between(0, 4);
@@ -120,6 +122,7 @@ fn tiny(mut s: Script, number: u64) -> Vec<Op> {
 fn action(s: &mut Script, what: u64, txn: Txn, own: u32) {
     let fill = 0x40 + txn;
     let put = |key, len| Op::Put { txn, tree: 0, key, len, fill };
+    let load = |txn, key, count, step, len| Op::Load { txn, tree: 0, key, count, step, len, fill };
     let key = 10 + own;
     match what {
         0 => s.ops.extend([Op::Begin { txn }, put(key, 100)]),
@@ -153,11 +156,30 @@ fn action(s: &mut Script, what: u64, txn: Txn, own: u32) {
             s.ops.extend([Op::Begin { txn }, put(key, 60)]);
             s.commit_early(txn);
         }
+        // A run of rows, over more than a leaf.
+        18 => s.ops.extend([Op::Begin { txn }, load(txn, 40 + own, 9, 4, 500)]),
+        // A run, and rows of another transaction between its rows, until they are in several leaves: open, rolled back, or given up
+        // to a savepoint.
+        19..=21 => {
+            let other = txn + 20;
+            s.push(Op::Begin { txn });
+            if what == 21 {
+                s.ops.extend([put(key, 20), Op::Savepoint { txn, name: 1 }]);
+            }
+            s.ops.extend([load(txn, 100 + own, 6, 8, 60), Op::Begin { txn: other }]);
+            s.push(load(other, 121 + own, 5, 1, 800));
+            s.commit(other);
+            match what {
+                20 => s.push(Op::Rollback { txn }),
+                21 => s.push(Op::RollbackTo { txn, name: 1 }),
+                _ => {}
+            }
+        }
         _ => {
             s.ops.extend([Op::Begin { txn }, Op::Delete { txn, tree: 0, key: 0 }, Op::Flush, Op::Checkpoint])
         }
     }
-    if matches!(what, 0..=4 | 6 | 11 | 12 | 17) {
+    if matches!(what, 0..=4 | 6 | 11 | 12 | 17 | 18 | 21) {
         s.commit(txn);
     }
 }
@@ -286,6 +308,7 @@ impl Mixed {
             }
             34..=37 => self.trees(txn),
             34..=69 if matches!(phase, Phase::Trees) => self.trees(txn),
+            38..=45 => self.load(slot, phase),
             _ => {
                 let (key, len, fill) = (self.key(slot, phase), self.len(phase), self.s.random.next() as u8);
                 let (tree, within) = (self.tree, self.s.percent(3));
@@ -295,6 +318,17 @@ impl Mixed {
                 });
             }
         }
+    }
+
+    /// A run of rows in the transaction's lane: what others have loaded lies between them.
+    fn load(&mut self, slot: usize, phase: Phase) {
+        let key = self.key(slot, phase);
+        let (count, len) = (self.s.between(2, 14), self.s.between(0, 300));
+        if matches!(phase, Phase::Grow) {
+            self.next += count;
+        }
+        let (tree, fill) = (self.tree, self.s.random.next() as u8);
+        self.s.push(Op::Load { txn: slot as Txn, tree, key, count, step: 4, len, fill });
     }
 
     fn key(&mut self, slot: usize, phase: Phase) -> u32 {

@@ -7,6 +7,9 @@ use super::Script;
 use crate::op::{Op, Txn};
 
 pub(super) fn wide(mut s: Script) -> Vec<Op> {
+    if s.percent(30) {
+        return torn_run(s);
+    }
     // Every tree has a page of its own. With those that trees share they are more than the smallest cache has frames.
     let trees = s.between(25, 28) as u8;
     s.begin(0);
@@ -31,6 +34,38 @@ pub(super) fn wide(mut s: Script) -> Vec<Op> {
     if elder && s.percent(50) {
         s.end(2);
     }
+    s.ops
+}
+
+/// A run of small rows, by one record, between which another transaction puts large ones: each comes to lie in a leaf of its own, and
+/// the leaves are more than there are frames. So pages are written in the middle of the undo of one record, and the log with them.
+fn torn_run(mut s: Script) -> Vec<Op> {
+    let rows = s.between(26, 36);
+    s.begin(0);
+    s.push(Op::CreateTree { txn: 0, tree: 0 });
+    s.commit(0);
+    s.begin(1);
+    let fill = s.random.next() as u8;
+    s.push(Op::Load { txn: 1, tree: 0, key: 8, count: rows, step: 8, len: 20, fill });
+    for part in 0..rows {
+        if part % 9 == 0 {
+            s.begin(2);
+        }
+        s.push(Op::Load { txn: 2, tree: 0, key: 8 * part + 9, count: 6, step: 1, len: 900, fill });
+        if part % 9 == 8 || part + 1 == rows {
+            s.commit(2);
+        }
+    }
+    if s.percent(50) {
+        s.push(Op::Checkpoint);
+    }
+    if s.percent(60) {
+        s.push(Op::Rollback { txn: 1 });
+    }
+    // Whatever the log holds becomes durable, and in the other case there is a loser.
+    s.begin(2);
+    put(&mut s, 2, 0);
+    s.commit(2);
     s.ops
 }
 

@@ -35,6 +35,7 @@ pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 const SHORT: Broken = Broken("the payload ends too early");
 
 impl<'a> Reader<'a> {
+    #[inline]
     pub(crate) fn take(&mut self, n: usize) -> Sound<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(n).ok_or(SHORT)?;
         self.0 = rest;
@@ -48,7 +49,22 @@ impl<'a> Reader<'a> {
         b.copy_from_slice(self.take(8)?);
         Ok(u64::from_le_bytes(b))
     }
+    #[inline]
     pub(crate) fn varint(&mut self) -> Sound<u64> {
+        // Most take one byte or two.
+        match self.0 {
+            [b, rest @ ..] if *b < 0x80 => {
+                self.0 = rest;
+                Ok(u64::from(*b))
+            }
+            [a, b, rest @ ..] if *b < 0x80 => {
+                self.0 = rest;
+                Ok(u64::from(*a & 0x7f) | u64::from(*b) << 7)
+            }
+            _ => self.long_varint(),
+        }
+    }
+    fn long_varint(&mut self) -> Sound<u64> {
         let mut v = 0u64;
         for shift in (0..64).step_by(7) {
             let b = self.u8()?;
@@ -63,6 +79,7 @@ impl<'a> Reader<'a> {
         Err(Broken("an integer of the payload is too long"))
     }
     /// A number that has to index or measure something in a page.
+    #[inline]
     pub(crate) fn small(&mut self) -> Sound<usize> {
         match self.varint()? {
             v if v <= hamal_page::MAX_PAGE_SIZE as u64 => Ok(v as usize),

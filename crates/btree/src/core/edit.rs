@@ -3,9 +3,10 @@
 //! redo as it was at first (BTREE-1); compaction, too, is a function of the page.
 use super::codec::{Broken, Sound};
 use super::node::{
-    FLAG_CHAIN, INNER_FIXED, LEAF_FIXED, Layout, LeafRecord, Node, SLOT, SLOTS, Slot, UNBOUNDED, Word, at,
-    common_prefix, max_key, rest_of, u16_at, u32_at,
+    FLAG_CHAIN, HEAD, INNER_FIXED, LEAF_FIXED, Layout, LeafRecord, Node, SLOT, SLOTS, Slot, UNBOUNDED, Word,
+    at, common_prefix, max_key, rest_of, u16_at, u32_at,
 };
+use super::ops::run::RunRow;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{PageId, header};
 
@@ -72,7 +73,8 @@ pub(crate) fn begin(
     if (level == 0) != left.is_none() || left == Some(PageId(0)) {
         return Err(Broken("a leaf with a child, or an inner node without one"));
     }
-    page[hamal_page::HEADER_LEN..].fill(0);
+    // The rest means nothing until it is written (BTREE-1).
+    page[hamal_page::HEADER_LEN..SLOTS].fill(0);
     header::set_kind(page, if level == 0 { KIND_LEAF } else { KIND_INNER });
     page[at::LEVEL] = level;
     page[at::FLAGS] = if upper.is_none() { UNBOUNDED } else { 0 };
@@ -190,6 +192,67 @@ pub(crate) fn insert_into(
     write_record(page, i, offset, suffix, body)
 }
 
+/// Makes slots from `i` on for `n` rows without the leaf's prefix, inline and of one writer, whose records take `bytes` in all.
+/// The caller knows that they belong there, in that order.
+pub(crate) fn insert_many<'r>(
+    page: &mut [u8],
+    mut layout: Layout,
+    i: usize,
+    n: usize,
+    bytes: usize,
+    word: Word,
+    rows: impl Iterator<Item = Sound<RunRow<'r>>>,
+) -> Sound<()> {
+    if i > layout.count || layout.level != 0 {
+        return Err(WRONG_LEVEL);
+    }
+    let need = bytes.saturating_add(SLOT * n);
+    if need > layout.free(page.len()) {
+        return Err(NO_ROOM);
+    }
+    if need > layout.low - slot_at(layout.count) {
+        compact(page)?;
+        layout = Node::open(page)?.layout();
+    }
+    let Layout { count, low, live, .. } = layout;
+    let end = low.checked_sub(bytes).filter(|o| *o >= slot_at(count + n)).ok_or(NO_ROOM)?;
+    set_u16(page, at::COUNT, count + n)?;
+    set_u32(page, at::LOW, end)?;
+    set_u32(page, at::LIVE, live + bytes)?;
+    page.copy_within(slot_at(i)..slot_at(count), slot_at(i + n));
+    let (mut offset, mut done) = (low, 0);
+    for row in rows {
+        let RunRow { suffix, value, bytes } = row?;
+        // Key and value lie side by side in the payload, and will in the record.
+        let tail = bytes.get(suffix.len().min(HEAD)..).unwrap_or_default();
+        let len = LEAF_FIXED + tail.len();
+        offset = offset.checked_sub(len).filter(|o| *o >= end && done < n).ok_or(NO_ROOM)?;
+        let (fixed, to) =
+            page.get_mut(offset..offset + len).and_then(|to| to.split_first_chunk_mut()).ok_or(NO_ROOM)?;
+        *fixed = leaf_head(word, value.len(), value.len())?;
+        to.copy_from_slice(tail);
+        put(page, slot_at(i + done), &Slot::new(suffix, offset, 0).0.to_le_bytes())?;
+        done += 1;
+    }
+    if done == n && offset == end {
+        Ok(())
+    } else {
+        Err(Broken("the rows of a run are not what was counted"))
+    }
+}
+
+/// What a leaf record begins with.
+fn leaf_head(word: Word, len: usize, allot: usize) -> Sound<[u8; LEAF_FIXED]> {
+    let (Ok(len), Ok(allot)) = (u16::try_from(len), u16::try_from(allot)) else {
+        return Err(Broken("a number does not fit its field"));
+    };
+    let mut head = [0; LEAF_FIXED];
+    head[..8].copy_from_slice(&word.0.to_le_bytes());
+    head[8..10].copy_from_slice(&len.to_le_bytes());
+    head[10..].copy_from_slice(&allot.to_le_bytes());
+    Ok(head)
+}
+
 /// Fills a node that was begun, slot behind slot.
 pub(crate) struct Filler<'p> {
     page: &'p mut [u8],
@@ -229,6 +292,9 @@ impl<'p> Filler<'p> {
         };
         let mut key = Vec::new();
         for i in range {
+            if less.is_empty() && self.append_record(from, i, more)? {
+                continue;
+            }
             key.clear();
             key.extend_from_slice(less);
             from.push_suffix(i, &mut key)?;
@@ -238,6 +304,45 @@ impl<'p> Filler<'p> {
             self.push(suffix, &body)?;
         }
         Ok(())
+    }
+
+    /// Appends slot `i` of another leaf, whose keys lose `more` in front, as its bytes lie there: behind the fixed part, what is left
+    /// of the key and the value. `false` if the key is too short for that; then nothing is done.
+    fn append_record(&mut self, from: &Node<'_>, i: usize, more: &[u8]) -> Sound<bool> {
+        let Layout { level, count, low, live, prefix } = self.layout;
+        if !from.is_leaf() || level != 0 {
+            return Ok(false);
+        }
+        let slot = from.slot(i)?;
+        let Some(left) = slot.len().checked_sub(more.len()).filter(|left| *left >= HEAD) else {
+            return Ok(false);
+        };
+        let record = from.record(slot)?;
+        let (fixed, tail) = record.split_first_chunk::<LEAF_FIXED>().ok_or(NO_ROOM)?;
+        // The key was head and rest; its first bytes are `more`, the next four the new head.
+        let head = slot.head().to_be_bytes();
+        let rest = &tail[..slot.len() - HEAD];
+        let (in_head, in_rest) = more.split_at(more.len().min(HEAD));
+        if head[..in_head.len()] != *in_head || !rest.starts_with(in_rest) {
+            return Err(Broken("a key lies outside the fences"));
+        }
+        let mut new = [0; HEAD];
+        let kept = HEAD - in_head.len();
+        new[..kept].copy_from_slice(&head[in_head.len()..]);
+        new[kept..].copy_from_slice(&rest[in_rest.len()..in_rest.len() + HEAD - kept]);
+        let tail = &tail[more.len()..];
+        let len = LEAF_FIXED + tail.len();
+        let offset = low.checked_sub(len).filter(|o| *o >= slot_at(count + 1)).ok_or(NO_ROOM)?;
+        let to = self.page.get_mut(offset..offset + len).ok_or(NO_ROOM)?;
+        to[..LEAF_FIXED].copy_from_slice(fixed);
+        to[LEAF_FIXED..].copy_from_slice(tail);
+        let moved = u64::from(u32::from_be_bytes(new)) << 32
+            | (offset as u64 & 0xffff) << 16
+            | (left as u64 & 0x3fff) << 2
+            | u64::from(slot.flags());
+        put(self.page, slot_at(count), &moved.to_le_bytes())?;
+        self.layout = Layout { level, count: count + 1, low: offset, live: live + len, prefix };
+        Ok(true)
     }
 
     /// Ends with the node's header, after a look at the order of the slots and at the fences.
@@ -275,6 +380,22 @@ pub(crate) fn remove(page: &mut [u8], i: usize) -> Sound<()> {
     page.copy_within(slot_at(i + 1)..slot_at(count), slot_at(i));
     put(page, slot_at(count - 1), &[0; SLOT])?;
     set_u16(page, at::COUNT, count - 1)?;
+    give(page, len)
+}
+
+/// Takes `n` slots from `i` on and their records away.
+pub(crate) fn remove_many(page: &mut [u8], i: usize, n: usize) -> Sound<()> {
+    let node = Node::open(page)?;
+    let count = node.count();
+    let end = i.checked_add(n).filter(|end| n > 0 && *end <= count);
+    let end = end.ok_or(Broken("slots to remove beyond the node's last"))?;
+    let mut len = 0;
+    for slot in i..end {
+        len += node.record(node.slot(slot)?)?.len();
+    }
+    page.copy_within(slot_at(end)..slot_at(count), slot_at(i));
+    page.get_mut(slot_at(count - n)..slot_at(count)).ok_or(NO_ROOM)?.fill(0);
+    set_u16(page, at::COUNT, count - n)?;
     give(page, len)
 }
 

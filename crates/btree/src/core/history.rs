@@ -11,6 +11,7 @@
 use super::codec::{Broken, Sound};
 use super::ops::code;
 use super::ops::leaf::{Bytes, key_of_insert};
+use super::ops::run::Run;
 use super::ops::undo::{Former, decode};
 use super::read::{raw, value_ref};
 use super::{Btree, RawValue};
@@ -82,11 +83,21 @@ impl Btree {
                     .with_lsn(at)
                     .with_page(page)
             })?;
-            let Some((key, former)) = change else { continue };
-            let Some(i) = left.get(key).copied() else { continue };
-            rows[i].seen = self.seen_before(view, &record, &mut rows[i], former);
-            if rows[i].seen.is_some() {
-                left.remove(key);
+            match change {
+                Changed::Nothing => {}
+                Changed::Row(key, former) => {
+                    let Some(i) = left.get(key).copied() else { continue };
+                    rows[i].seen = self.seen_before(view, &record, &mut rows[i], former);
+                    if rows[i].seen.is_some() {
+                        left.remove(key);
+                    }
+                }
+                // None of them was there.
+                Changed::Run(keys) => {
+                    for i in keys.iter().filter_map(|key| left.remove(key)) {
+                        rows[i].seen = Some(None);
+                    }
+                }
             }
         }
         Ok(())
@@ -129,12 +140,17 @@ impl Btree {
     }
 }
 
-/// A row that a record changed, and what it was before.
-type Changed<'r> = (&'r [u8], Option<Former<'r>>);
+/// What a record changed.
+enum Changed<'r> {
+    Nothing,
+    /// A row, and what it was before (`None`: not there).
+    Row(&'r [u8], Option<Former<'r>>),
+    /// Rows that were not there before.
+    Run(Vec<Vec<u8>>),
+}
 
-/// One step back in the history of `page`: tells `front` where it goes on, and returns the row that the record changed and
-/// what that row was before (`None`: not there), if it changed one.
-fn step_back<'r>(record: &'r Record, page: PageId, front: &mut Front) -> Sound<Option<Changed<'r>>> {
+/// One step back in the history of `page`: tells `front` where it goes on, and returns what the record changed.
+fn step_back<'r>(record: &'r Record, page: PageId, front: &mut Front) -> Sound<Changed<'r>> {
     let Some(i) = record.blocks.iter().position(|b| b.page == page) else {
         return Err(Broken("a record does not name the page that it is the last change of"));
     };
@@ -157,21 +173,22 @@ fn step_back<'r>(record: &'r Record, page: PageId, front: &mut Front) -> Sound<O
         Whole::Image | Whole::Free => return Err(Broken("a page is older than its freeing")),
     }
     if block.whole != Whole::No {
-        return Ok(None);
+        return Ok(Changed::Nothing);
     }
     let payload = record.payload(i);
     match block.op {
-        code::INSERT => Ok(Some((key_of_insert(payload)?, None))),
+        code::INSERT => Ok(Changed::Row(key_of_insert(payload)?, None)),
+        code::INSERT_RUN => Ok(Changed::Run(Run::read(payload)?.keys().collect::<Sound<_>>()?)),
         code::UPDATE | code::MARK_GHOST | code::LOCK if record.kind == RecordKind::Update => {
             let undo = decode(record.txn, block.op, payload, record.undo())?;
-            Ok(Some((undo.key, undo.former)))
+            Ok(Changed::Row(undo.key, undo.former))
         }
         code::ABSORB => {
             for b in record.blocks.iter().filter(|b| b.whole == Whole::Free) {
                 front.push(b.former, b.page);
             }
-            Ok(None)
+            Ok(Changed::Nothing)
         }
-        _ => Ok(None),
+        _ => Ok(Changed::Nothing),
     }
 }

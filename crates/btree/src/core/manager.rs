@@ -52,7 +52,8 @@ impl ResourceManager for BtreeManager {
         "btree"
     }
     fn version(&self) -> u32 {
-        1
+        // 2: INSERT_RUN, REMOVE_RUN, and undo in parts.
+        2
     }
     fn undo(&self, record: &Record, ctx: UndoCtx<'_>) -> Result<Compensated> {
         match self.btree.get().and_then(Weak::upgrade) {

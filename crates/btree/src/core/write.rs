@@ -5,9 +5,10 @@
 //! met, and the write begins anew. Each round meets a need that somebody had to meet anyway, so there is
 //! progress, if not for this writer, then for the one it lost against.
 use super::descend::{Latched, Target, corrupt, leaf_at, node};
-use super::node::{LeafRecord, leaf_cost};
+use super::node::{LeafRecord, SLOTS, leaf_cost};
 use super::ops::code;
 use super::ops::leaf::{self, Bytes};
+use super::ops::run::{ROW_LENGTHS, put_insert_run};
 use super::ops::undo::{Former, put_absent, put_former};
 use super::read::{find, raw, value_of, version_of};
 use super::{Btree, RawValue, Tree};
@@ -40,6 +41,9 @@ pub(crate) const fn record_bytes(payload: usize, pages: usize) -> u64 {
 pub(crate) const fn clr_bytes(former: usize) -> u64 {
     record_bytes(16 + former, 1)
 }
+
+/// An upper bound of the log bytes of the CLR that undoes a part of a run; at worst each row is a part.
+pub(crate) const PART_BYTES: u64 = 96;
 
 /// Undo reserve of a change: its CLR and a little, so that a rollback that finds the device full has what
 /// it needs.
@@ -159,32 +163,46 @@ impl Btree {
         }
     }
 
-    /// Inserts rows from the front of `rows`, whose keys ascend, as far as they are new and go to one leaf that has room:
-    /// under one hold of its latch, with one credit. Returns how many; none if the first has to be written by itself.
+    /// Inserts rows from the front of `rows`, whose keys ascend, as far as they are new and go to one leaf that has room: by one
+    /// record (BTREE-14). Makes room for the first. Returns how many; none if the first has to be written by itself.
     pub(crate) fn insert_run(&self, txn: &Txn, tree: Tree, rows: &[(&[u8], &[u8])]) -> Result<usize> {
-        // No more than a split asks for: every ring has room for that.
-        let most = 2 * self.pool().page_size() as u64;
-        let (mut bytes, mut undo, mut n) = (0, 0, 0);
+        // No more than an empty leaf takes, and in the log no more than a split: every ring has room for that.
+        let size = self.pool().page_size();
+        let (mut cost, mut bytes, mut n) = (SLOTS, 0, 0);
+        let mut before: Option<&[u8]> = None;
         for (key, value) in rows {
-            let (record, reserve) = (record_bytes(2 * key.len() + value.len() + 64, 1), undo_reserve(0));
-            if bytes + undo + record + reserve > most {
+            cost += leaf_cost(0, value.len());
+            let more = key.len() + value.len() + ROW_LENGTHS;
+            let ascends = before.is_none_or(|before| before < *key);
+            if cost > size || bytes + more > size + size / 2 || !ascends {
                 break;
             }
             self.check_key(key)?;
             self.check_value(&Bytes { chain: false, bytes: value })?;
-            (bytes, undo, n) = (bytes + record, undo + reserve, n + 1);
+            before = Some(key);
+            (bytes, n) = (bytes + more, n + 1);
         }
         if n < 2 {
             return Ok(0);
         }
-        let mut buffers = BUFFERS.try_with(RefCell::take).unwrap_or_default();
-        let mut credit = self.pool().credit_run(bytes, undo, n)?;
-        let done = self.paged(|| self.try_run(txn, tree, &rows[..n], &mut credit, &mut buffers));
-        let _ = BUFFERS.try_with(|b| b.replace(buffers));
-        match done {
-            Err(Stop::Error(e)) => Err(e),
-            Err(Stop::Need(need)) => Err(Error::internal(format!("a run of new rows needs {need:?}"))),
-            Ok(n) => Ok(n),
+        let rows = &rows[..n];
+        // The prefix is in the payload too, and in no row then.
+        let bytes = record_bytes(bytes + self.limits().max_key + 64, 1);
+        loop {
+            let mut buffers = BUFFERS.try_with(RefCell::take).unwrap_or_default();
+            let mut credit = self.pool().credit_run(bytes, PART_BYTES, n)?;
+            let mut room = Room::default();
+            let done = self.paged(|| self.try_run(txn, tree, rows, &mut room, &mut credit, &mut buffers));
+            drop(credit);
+            let _ = BUFFERS.try_with(|b| b.replace(buffers));
+            match done {
+                Ok(n) => return Ok(n),
+                Err(Stop::Error(e)) => return Err(e),
+                Err(Stop::Need(Need::Room)) => self.make_room(Some(txn), tree, rows[0].0, room)?,
+                Err(Stop::Need(need)) => {
+                    return Err(Error::internal(format!("a run of new rows needs {need:?}")));
+                }
+            }
         }
     }
 
@@ -193,6 +211,7 @@ impl Btree {
         txn: &Txn,
         tree: Tree,
         rows: &[(&[u8], &[u8])],
+        room: &mut Room,
         credit: &mut OpCredit<'_>,
         buffers: &mut Buffers,
     ) -> Latched<usize> {
@@ -201,27 +220,39 @@ impl Btree {
             Some(page) => page,
             None => self.exclusive_leaf(tree, first)?,
         };
-        self.point_at(tree, &page, &node(tree, page.id(), &page)?);
-        for (done, (key, value)) in rows.iter().enumerate() {
-            let leaf = node(tree, page.id(), &page)?;
-            let broken = |b| Stop::Error(corrupt(page.id(), b));
-            if !leaf.contains(key) {
-                return Ok(done);
-            }
-            let Err(slot) = leaf.search_run(key).map_err(broken)? else { return Ok(done) };
-            if leaf_cost(leaf.suffix_of(key).map_err(broken)?.len(), value.len()) > leaf.free() {
-                return Ok(done);
-            }
-            buffers.payload.clear();
-            buffers.undo.clear();
-            leaf::put_insert(&mut buffers.payload, slot, key, Bytes { chain: false, bytes: value });
-            put_absent(&mut buffers.undo, tree);
-            self.txns().note_write(txn, tree.id, key);
-            let edit =
-                PageEdit { page: &mut page, op: code::INSERT, whole: Whole::No, payload: &buffers.payload };
-            self.txns().update(txn, BTREE_RM, &mut [edit], &buffers.undo, undo_reserve(0), credit)?;
+        let leaf = node(tree, page.id(), &page)?;
+        let broken = |b| Stop::Error(corrupt(page.id(), b));
+        let Err(slot) = leaf.search_run(first).map_err(broken)? else { return Ok(0) };
+        // As many as lie below what is there already, and as there is room for.
+        let above = if slot < leaf.count() { Some(leaf.key(slot).map_err(broken)?) } else { None };
+        let bound = above.as_deref().or(leaf.upper());
+        let most = bound.map_or(rows.len(), |bound| rows.partition_point(|(key, _)| *key < bound));
+        let (prefix, mut free) = (leaf.prefix(), leaf.free());
+        let mut n = 0;
+        for (key, value) in &rows[..most] {
+            let cost = leaf_cost(key.len().saturating_sub(prefix.len()), value.len());
+            let Some(left) = free.checked_sub(cost) else {
+                if n == 0 {
+                    *room = Room { need: cost, waste: self.has_waste(&leaf).map_err(broken)? };
+                    return Err(Need::Room.into());
+                }
+                break;
+            };
+            (free, n) = (left, n + 1);
         }
-        Ok(rows.len())
+        self.point_at(tree, &page, &leaf);
+        let rows = &rows[..n];
+        buffers.payload.clear();
+        buffers.undo.clear();
+        put_insert_run(&mut buffers.payload, slot, prefix, rows).map_err(broken)?;
+        put_absent(&mut buffers.undo, tree);
+        rows.iter().for_each(|(key, _)| self.txns().note_write(txn, tree.id, key));
+        let edit =
+            PageEdit { page: &mut page, op: code::INSERT_RUN, whole: Whole::No, payload: &buffers.payload };
+        credit.limit_undo(n);
+        let undo = n as u64 * PART_BYTES;
+        self.txns().update(txn, BTREE_RM, &mut [edit], &buffers.undo, undo, credit)?;
+        Ok(n)
     }
 
     #[allow(clippy::too_many_arguments, reason = "a latched section gets all that was taken before it")]

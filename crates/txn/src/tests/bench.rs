@@ -17,6 +17,9 @@ pub(crate) const SIZE: usize = 4096;
 /// Operations: the first takes the record's transaction as writer, the second names a writer (undo).
 const SET: u8 = 1;
 const RESTORE: u8 = 2;
+/// Many cells at once: pairs, and triples. Undone in parts.
+const SET_MANY: u8 = 3;
+const RESTORE_MANY: u8 = 4;
 
 /// How the next undo misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub(crate) enum Bad {
     Panic,
     AfterClr,
     UpdateInside,
+    /// Says that so many parts are left.
+    Left(u64),
 }
 
 /// Cells of (writer, value), 16 bytes each. Undo restores the former writer and value, and counts.
@@ -33,6 +38,8 @@ pub(crate) struct Cells {
     pub(crate) bad: Mutex<Option<Bad>>,
     /// LSNs of the records undone.
     pub(crate) undone: Mutex<Vec<Lsn>>,
+    /// Cells of records of many that were undone, with the record.
+    pub(crate) cells_undone: Mutex<Vec<(Lsn, usize)>>,
 }
 
 fn u64_at(b: &[u8], at: usize) -> Option<u64> {
@@ -45,6 +52,44 @@ fn cell_at(cell: u64) -> usize {
 fn payload(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
 }
+impl Cells {
+    /// Undoes the last cell that is left, or the last two.
+    fn undo_part(&self, record: &Record, ctx: UndoCtx<'_>, bad: Option<Bad>) -> Result<Compensated> {
+        let id = record.blocks[0].page;
+        let cells: Vec<[u64; 3]> =
+            record.undo().chunks(24).map(|u| [0, 8, 16].map(|i| u64_at(u, i).unwrap())).collect();
+        let left = ctx.left().map_or(cells.len(), |left| left as usize);
+        assert!(left > 0 && left <= cells.len());
+        let (m, txn, pool) = (ctx.manager(), ctx.txn(), ctx.pool());
+        if left % 3 == 1 {
+            let mut credit = ctx.credit(200, 1)?;
+            let mut page = pool.exclusive(id)?;
+            m.structure(Some(txn), RM, &mut [edit(&mut page, SET, &[])], &mut credit)?;
+        }
+        let from = left - if left.is_multiple_of(2) { 2 } else { 1 };
+        let mut credit = ctx.credit(200, 1)?;
+        let mut page = pool.exclusive(id)?;
+        let mut restore = Vec::new();
+        for (i, [n, writer, value]) in cells[from..left].iter().enumerate() {
+            assert_eq!(cell(&page, *n).0, txn.id(), "undo meets its own write");
+            restore.extend(payload(&[*n, *value, *writer]));
+            self.cells_undone.lock().push((record.lsn, from + i));
+        }
+        let mut edits = [edit(&mut page, RESTORE_MANY, &restore)];
+        let done = match bad {
+            Some(Bad::Left(left)) => ctx.compensate_part(left, &mut edits, &mut credit)?,
+            _ if from == 0 => ctx.compensate(&mut edits, &mut credit)?,
+            _ => ctx.compensate_part(from as u64, &mut edits, &mut credit)?,
+        };
+        for [n, writer, _] in &cells[from..left] {
+            if *writer != txn.id().0 {
+                m.versions().pop(txn, RM, id.0 as u32, &n.to_le_bytes());
+            }
+        }
+        Ok(done)
+    }
+}
+
 /// Writer and value of a cell.
 pub(crate) fn cell(page: &[u8], cell: u64) -> (TxnId, u64) {
     let at = cell_at(cell);
@@ -63,9 +108,19 @@ impl PageOps for Cells {
             return Ok(());
         }
         let bad = || ApplyError("bad payload".into());
+        let size = match op {
+            SET_MANY => 16,
+            RESTORE_MANY => 24,
+            _ => payload.len(),
+        };
+        if payload.len() > size {
+            let one = if op == SET_MANY { SET } else { RESTORE };
+            return payload.chunks(size).try_for_each(|p| self.apply(at, one, p, page));
+        }
         let n = u64_at(payload, 0).filter(|n| *n < 200).ok_or_else(bad)?;
         let value = u64_at(payload, 8).ok_or_else(bad)?;
-        let writer = if op == SET { at.txn.0 } else { u64_at(payload, 16).ok_or_else(bad)? };
+        let writer =
+            if op == SET || op == SET_MANY { at.txn.0 } else { u64_at(payload, 16).ok_or_else(bad)? };
         let to = cell_at(n);
         page[to..to + 8].copy_from_slice(&writer.to_le_bytes());
         page[to + 8..to + 16].copy_from_slice(&value.to_le_bytes());
@@ -88,6 +143,9 @@ impl ResourceManager for Cells {
             _ => {}
         }
         let (id, u) = (record.blocks[0].page, record.undo().to_vec());
+        if record.blocks[0].op == SET_MANY {
+            return self.undo_part(record, ctx, bad);
+        }
         let [n, writer, value] = [0, 8, 16].map(|i| u64_at(&u, i).unwrap());
         let (m, txn, pool) = (ctx.manager(), ctx.txn(), ctx.pool());
         // A structure record before the CLR, now and then.
@@ -223,6 +281,28 @@ impl Bench {
             m.update(t, RM, &mut [edit(&mut p, SET, &redo)], &undo, 250, &mut credit)?;
             return Ok(());
         }
+    }
+    /// Sets cells of a page by one record; nobody else has them.
+    pub(crate) fn set_many(&self, t: &Txn, page: u64, cells: &[(u64, u64)]) -> Result<()> {
+        let m = &self.m;
+        m.register(t, TREE)?;
+        m.versions().admit(8 * cells.len())?;
+        let mut credit = m.pool().credit_run(200 + 40 * cells.len() as u64, 400, cells.len())?;
+        let mut p = m.pool().exclusive(PageId(page))?;
+        let (mut redo, mut undo) = (Vec::new(), Vec::new());
+        for (n, value) in cells {
+            let (writer, old) = cell(&p, *n);
+            if writer != t.id() || writer.is_none() {
+                let data = old.to_le_bytes().into();
+                m.versions().push(t, RM, page as u32, &n.to_le_bytes(), Version { writer, data });
+            }
+            redo.extend(payload(&[*n, *value]));
+            undo.extend(payload(&[*n, writer.0, old]));
+        }
+        credit.limit_undo(cells.len());
+        let reserve = 400 * cells.len() as u64;
+        m.update(t, RM, &mut [edit(&mut p, SET_MANY, &redo)], &undo, reserve, &mut credit)?;
+        Ok(())
     }
     pub(crate) fn set(&self, t: &Txn, page: u64, n: u64, value: u64) -> Result<()> {
         self.change(t, page, n, |_| value)

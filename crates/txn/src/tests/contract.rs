@@ -44,6 +44,43 @@ fn an_undo_that_logs_an_undoable_change_stops_the_engine() {
     assert!(poisoned_by(Bad::UpdateInside).contains("undone"));
 }
 
+/// TXN-PARTS: an undo in parts comes to an end: fewer are left each time, and some.
+#[test]
+fn an_undo_in_parts_that_does_not_get_on_stops_the_engine() {
+    for (steps, left, fails) in [(0, 0, true), (0, 1, false), (1, 6, true), (1, 7, true), (1, 5, false)] {
+        let b = Bench::new();
+        let t = b.begin();
+        b.set_many(&t, 0, &(0..7).map(|n| (n, n)).collect::<Vec<_>>()).unwrap();
+        for _ in 0..steps {
+            assert!(!b.m.undo_step(&t).unwrap().is_null());
+        }
+        *b.rm.bad.lock() = Some(Bad::Left(left));
+        match b.m.undo_step(&t) {
+            Ok(next) => assert!(!fails && !next.is_null(), "{steps} {left}"),
+            Err(e) => {
+                assert!(fails, "{steps} {left}: {e}");
+                assert!(format!("{e:?}").contains("TXN-PARTS"), "{e:?}");
+                assert_eq!(b.m.begin().unwrap_err().kind(), ErrorKind::Poisoned);
+            }
+        }
+    }
+}
+
+/// Numbers of parts as CLRs carry them; whatever else undo bytes may be is refused.
+#[test]
+fn numbers_of_parts() {
+    for left in [1, 2, 127, 128, 300, 1 << 20, u64::MAX] {
+        let (bytes, n) = rm::left_bytes(left);
+        assert_eq!(parts_left(&bytes[..n]), Some(left));
+        assert_eq!(parts_left(&bytes[..n - 1]), if n == 1 { Some(0) } else { None });
+        assert_eq!(parts_left(&[&bytes[..n], &[0]].concat()), None);
+    }
+    assert_eq!(rm::left_bytes(0).1, 0);
+    for bad in [&[0][..], &[0x80], &[0x80, 0], &[0xff; 10], &[0xff; 11], &[1, 1]] {
+        assert_eq!(parts_left(bad), None, "{bad:?}");
+    }
+}
+
 #[test]
 fn losers_are_active_until_their_end() {
     let b = Bench::new();

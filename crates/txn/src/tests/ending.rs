@@ -223,3 +223,74 @@ fn an_interrupted_rollback_goes_on_and_undoes_nothing_twice() {
         }
     }
 }
+
+/// TXN-PARTS: a record of many cells is undone by several CLRs. Wherever the rollback is interrupted, what goes on from the last
+/// record, or from the table of a checkpoint, undoes what is left and nothing twice.
+#[test]
+fn an_undo_in_parts_goes_on_where_it_was() {
+    for from_table in [false, true] {
+        for stop_after in 0..20 {
+            let b = Bench::new();
+            let t = b.begin();
+            b.set(&t, 0, 1, 5).unwrap();
+            b.set_many(&t, 0, &(0..9).map(|n| (n, n + 100)).collect::<Vec<_>>()).unwrap();
+            b.set(&t, 0, 3, 6).unwrap();
+            b.set_many(&t, 1, &[(7, 70)]).unwrap();
+            b.set_many(&t, 1, &(0..4).map(|n| (n, n + 200)).collect::<Vec<_>>()).unwrap();
+            let mut steps = 0;
+            while steps < stop_after && !b.m.undo_step(&t).unwrap().is_null() {
+                steps += 1;
+            }
+            let att = b.m.att()[0];
+            let entry = if from_table { att } else { AttEntry { undo_next: last_of(&b, att.last), ..att } };
+            b.m.unlist(&t);
+            let loser = b.m.adopt(entry);
+            while !b.m.undo_step(&loser).unwrap().is_null() {}
+            b.m.end_rolled_back(&loser).unwrap();
+            let mut cells = b.rm.cells_undone.lock().clone();
+            assert_eq!(cells.len(), 9 + 1 + 4, "stopped after {stop_after}");
+            let descends = |w: &[(Lsn, usize)]| w[0].0 > w[1].0 || w[0].1 > w[1].1 || w[0].1 + 1 == w[1].1;
+            assert!(cells.windows(2).all(descends), "{cells:?}");
+            cells.sort();
+            cells.dedup();
+            assert_eq!(cells.len(), 9 + 1 + 4, "nothing twice");
+            assert_eq!(b.rm.undone.lock().len(), 2);
+            for p in 0..2 {
+                for n in 0..9 {
+                    assert_eq!(b.raw(p, n), (TxnId::NONE, 0), "page {p} cell {n}");
+                }
+            }
+        }
+    }
+}
+
+/// undoNextLSN as analysis finds it from the last record alone.
+fn last_of(b: &Bench, last: Lsn) -> Lsn {
+    let record = b.m.log().read(last).unwrap();
+    match record.kind {
+        hamal_log::RecordKind::Clr if record.undo().is_empty() => record.prev,
+        _ => last,
+    }
+}
+
+/// All log space comes back, whatever was reserved for parts that there were not.
+#[test]
+fn the_space_for_parts_comes_back() {
+    let b = Bench::new();
+    let reserved = || b.m.log().stats().reserved_bytes;
+    b.m.pool().flush_all(hamal_trace::WriteReason::Asked).unwrap();
+    let before = reserved();
+    for commit in [true, false] {
+        let t = b.begin();
+        let cells: Vec<_> = (0..100).map(|n| (n, n)).collect();
+        b.set_many(&t, 0, &cells).unwrap();
+        assert!(reserved() >= before + 100 * 400, "one CLR for each cell, at worst");
+        if commit {
+            b.commit(&t).ticket.wait().unwrap();
+        } else {
+            b.rollback(&t);
+        }
+        b.m.pool().flush_all(hamal_trace::WriteReason::Asked).unwrap();
+        assert_eq!(reserved(), before);
+    }
+}

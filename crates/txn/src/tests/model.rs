@@ -7,6 +7,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 enum Step {
     Set(u64, u64, u64),
+    /// All cells of a page from this one on, by one record.
+    Many(u64, u64, u64),
     Savepoint,
     RollbackTo(usize),
     Nested(Vec<(u64, u64, u64)>, bool),
@@ -21,6 +23,7 @@ fn cell_value() -> impl Strategy<Value = (u64, u64, u64)> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => cell_value().prop_map(|(p, n, v)| Step::Set(p, n, v)),
+        3 => cell_value().prop_map(|(p, n, v)| Step::Many(p, n, v)),
         2 => Just(Step::Savepoint),
         2 => (0..8usize).prop_map(Step::RollbackTo),
         1 => (proptest::collection::vec(cell_value(), 0..4), any::<bool>())
@@ -65,6 +68,11 @@ proptest! {
                     Step::Set(p, n, v) => {
                         b.set(&t, p, n, v).unwrap();
                         model[p as usize][n as usize] = v;
+                    }
+                    Step::Many(p, from, v) => {
+                        let cells: Vec<(u64, u64)> = (from..5).map(|n| (n, v + n)).collect();
+                        b.set_many(&t, p, &cells).unwrap();
+                        cells.iter().for_each(|(n, v)| model[p as usize][*n as usize] = *v);
                     }
                     Step::Savepoint => saved.push(Saved { point: Some(b.m.savepoint(&t)), model }),
                     Step::RollbackTo(i) if i < saved.len() && i > 0 => {

@@ -334,7 +334,7 @@ pub(crate) fn describe_purge(payload: &[u8]) -> Sound<String> {
     Ok(format!("purge ghosts={ghosts:?} trim={trims:?}"))
 }
 
-fn leaf_node(page: &[u8]) -> Sound<Node<'_>> {
+pub(super) fn leaf_node(page: &[u8]) -> Sound<Node<'_>> {
     let node = Node::open(page)?;
     if node.is_leaf() { Ok(node) } else { Err(Broken("a leaf was expected")) }
 }

@@ -1,11 +1,12 @@
 //! The operations on nodes. Each kind has its payload, what it does to the page, and its description in
-//! one place: `leaf.rs` for rows, `tree.rs` for structure; `undo.rs` has the bytes that undo a row's
+//! one place: `leaf.rs` for rows, `run.rs` for runs of them, `tree.rs` for structure; `undo.rs` has the bytes that undo a row's
 //! change.
 //!
 //! `apply` looks at the payload and at the page, never elsewhere, and is what normal work and redo both
 //! run. Slot numbers are in the payload; who logged it found them under the latch. It never trims an
 //! allotment and never takes a ghost away, except by PURGE, which names its slots (T9, T20).
 pub(crate) mod leaf;
+pub(crate) mod run;
 pub(crate) mod tree;
 pub(crate) mod undo;
 
@@ -45,6 +46,10 @@ pub(crate) mod code {
     pub(crate) const REWRITE: u8 = 12;
     /// Another writer for a record, which stays what it is: a lock.
     pub(crate) const LOCK: u8 = 13;
+    /// Neighbouring rows where there were none.
+    pub(crate) const INSERT_RUN: u8 = 14;
+    /// Neighbouring records go away: undo of INSERT_RUN, or of a part of it.
+    pub(crate) const REMOVE_RUN: u8 = 15;
 }
 
 /// Applies an operation on a node. Total.
@@ -59,6 +64,8 @@ pub(crate) fn apply(at: &Applying, op: u8, payload: &[u8], page: &mut [u8]) -> S
         code::REMOVE => leaf::remove(payload, page),
         code::RESTORE => leaf::restore(payload, page),
         code::LOCK => leaf::lock(at, payload, page),
+        code::INSERT_RUN => run::insert_run(at, payload, page),
+        code::REMOVE_RUN => run::remove_run(payload, page),
         code::REWRITE => leaf::rewrite(payload, page),
         code::PURGE => leaf::purge(payload, page),
         code::INIT => tree::init(payload, page),
@@ -80,6 +87,8 @@ pub(crate) fn describe(op: u8, payload: &[u8], f: &mut dyn fmt::Write) -> fmt::R
         code::REMOVE => leaf::describe_remove(payload),
         code::RESTORE => leaf::describe_restore(payload),
         code::LOCK => leaf::describe_lock(payload),
+        code::INSERT_RUN => run::describe_insert_run(payload),
+        code::REMOVE_RUN => run::describe_remove_run(payload),
         code::REWRITE => leaf::describe_rewrite(payload),
         code::PURGE => leaf::describe_purge(payload),
         code::INIT => tree::describe_init(payload),

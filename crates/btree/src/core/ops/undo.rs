@@ -1,7 +1,7 @@
 //! The undo bytes of a row's change: which tree, which key (unless the payload has it), and what the
 //! record was.
 //!
-//! tree (varint), root page (varint); and unless the operation is INSERT: key (with length), tag, writer
+//! tree (varint), root page (varint); and unless the operation is INSERT or INSERT_RUN: key (with length), tag, writer
 //! (varint, if bit 2 of the tag is set), and for UPDATE the former value. Tag: bit 0 ghost, bit 1 V, bit 2
 //! the writer follows (else it was the transaction itself), bit 3 the former value is a chain reference.
 use super::super::codec::{Broken, Reader, Sound, put_bytes, put_varint};
@@ -33,7 +33,7 @@ pub(crate) struct Undo<'a> {
     pub(crate) former: Option<Former<'a>>,
 }
 
-/// Appends the undo bytes of an INSERT.
+/// Appends the undo bytes of an INSERT or INSERT_RUN.
 pub(crate) fn put_absent(p: &mut Vec<u8>, tree: Tree) {
     put_varint(p, u64::from(tree.id.0));
     put_varint(p, tree.root.0);
@@ -60,11 +60,23 @@ pub(crate) fn put_former(p: &mut Vec<u8>, tree: Tree, own: TxnId, key: &[u8], fo
     }
 }
 
-/// Reads the undo bytes of an operation by `own`. Total.
+fn tree_of(r: &mut Reader<'_>) -> Sound<Tree> {
+    let id = u32::try_from(r.varint()?).map_err(|_| Broken("a tree id of more than 32 bits"))?;
+    Ok(Tree { id: TreeId(id), root: PageId(r.varint()?) })
+}
+
+/// Reads the undo bytes of an INSERT_RUN: the tree. Total.
+pub(crate) fn decode_run(undo: &[u8]) -> Sound<Tree> {
+    let mut r = Reader(undo);
+    let tree = tree_of(&mut r)?;
+    r.end()?;
+    Ok(tree)
+}
+
+/// Reads the undo bytes of an operation on one row by `own`. Total.
 pub(crate) fn decode<'a>(own: TxnId, op: u8, payload: &'a [u8], undo: &'a [u8]) -> Sound<Undo<'a>> {
     let mut r = Reader(undo);
-    let id = u32::try_from(r.varint()?).map_err(|_| Broken("a tree id of more than 32 bits"))?;
-    let tree = Tree { id: TreeId(id), root: PageId(r.varint()?) };
+    let tree = tree_of(&mut r)?;
     if op == code::INSERT {
         r.end()?;
         return Ok(Undo { tree, key: super::leaf::key_of_insert(payload)?, former: None });

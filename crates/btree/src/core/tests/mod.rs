@@ -1,4 +1,6 @@
 //! Tests of the node layer alone: pages and payloads, no engine.
+mod runs;
+
 use super::codec::Sound;
 use super::manager::BtreeManager;
 use super::node::{LeafRecord, Node, Word, common_prefix, leaf_cost, max_inline, max_key};
@@ -265,6 +267,7 @@ proptest! {
         read_all(&page);
         BtreeManager::default().describe(op, &payload, &mut String::new()).unwrap();
         let _ = super::ops::undo::decode(TxnId(3), op, &payload, &payload);
+        let _ = super::ops::undo::decode_run(&payload);
     }
 
     /// Damaged pages: an error, or some answer, never a panic; neither from reading nor from applying.
@@ -272,7 +275,7 @@ proptest! {
     fn hostile_pages(
         flips in prop::collection::vec((0usize..4096, any::<u8>()), 1..12),
         header: bool,
-        op in 1u8..13,
+        op in 1u8..16,
         slot in 0usize..40,
         inner: bool,
     ) {
@@ -289,6 +292,11 @@ proptest! {
             tree::encode_truncate(slot, b"key/00000002"),
             tree::encode_insert_child(slot, b"key/00000001x", PageId(5)),
             leaf::encode_restore(slot, Word(7), Some(inline(&[1; 20]))),
+            written(|p| {
+                let rows: [(&[u8], &[u8]); 2] = [(b"key/00000001x", b"value"), (b"key/00000001y", &[3; 90])];
+                super::ops::run::put_insert_run(p, slot, b"", &rows).unwrap();
+            }),
+            super::ops::run::encode_remove_run(slot, 1 + slot % 3),
         ];
         for payload in payloads {
             let _ = BtreeManager::default().apply(&at(3), op, &payload, &mut page.clone());
