@@ -1,8 +1,10 @@
 //! Ascending loads: `put` for each row beside `bulk_load`, in transactions of 1000 rows that are committed asynchronously, and one
-//! sync at the end: `cargo run --release -p hamal-benches --bin load -- DIR [ROWS] [ROUNDS]`.
+//! sync at the end: `cargo run --release -p hamal-benches --bin load -- DIR [ROWS] [ROUNDS] [put|bulk_load|rows]`. With `rows` the rows
+//! are made and nothing is done with them: what the others cost beside that. Prints the bytes of log for a row, too.
 use hamal::{Database, Durability};
 use hamal_benches::compare::workloads::{Values, key};
 use std::error::Error;
+use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
@@ -14,15 +16,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     let number = |i: usize, default| args.get(i).map_or(Ok(default), |a| a.parse());
     let (rows, rounds) = (number(2, 1_000_000)?, number(3, 3)?);
     for _ in 0..rounds {
-        for (name, bulk) in [("put", false), ("bulk_load", true)] {
-            let seconds = load(&Path::new(dir).join("load"), rows, bulk)?;
-            println!("{name:<10} {:>8.0} rows/s", rows as f64 / seconds);
+        for (name, by) in [("put", By::Put), ("bulk_load", By::Load), ("rows", By::None)] {
+            if args.get(4).is_some_and(|only| only != name) {
+                continue;
+            }
+            let (seconds, log) = load(&Path::new(dir).join("load"), rows, by)?;
+            println!("{name:<10} {:>8.0} rows/s, {:>4.0} bytes of log a row", rows as f64 / seconds, log);
         }
     }
     Ok(())
 }
 
-fn load(dir: &Path, rows: u64, bulk: bool) -> Result<f64, Box<dyn Error>> {
+#[derive(Clone, Copy)]
+enum By {
+    Put,
+    Load,
+    None,
+}
+
+/// Seconds, and bytes of log for each row.
+fn load(dir: &Path, rows: u64, by: By) -> Result<(f64, f64), Box<dyn Error>> {
     if dir.exists() {
         std::fs::remove_dir_all(dir)?;
     }
@@ -36,16 +49,17 @@ fn load(dir: &Path, rows: u64, bulk: bool) -> Result<f64, Box<dyn Error>> {
         let tree = tx.tree("t")?;
         let mut values = Values::new(from);
         let batch = (from..(from + BATCH).min(rows)).map(|n| (key(n, true), values.fresh().to_vec()));
-        if bulk {
-            tree.bulk_load(batch)?;
-        } else {
-            batch.into_iter().try_for_each(|(k, v)| tree.put(k, v))?;
+        match by {
+            By::Put => batch.into_iter().try_for_each(|(k, v)| tree.put(k, v))?,
+            By::Load => drop(tree.bulk_load(batch)?),
+            By::None => batch.into_iter().for_each(|row| drop(black_box(row))),
         }
         tx.commit_with(Durability::Async)?;
     }
+    let log = db.stats().log_record_bytes as f64 / rows as f64;
     db.flush()?;
     let seconds = started.elapsed().as_secs_f64();
     db.close()?;
     std::fs::remove_dir_all(dir)?;
-    Ok(seconds)
+    Ok((seconds, log))
 }

@@ -52,6 +52,9 @@ pub trait Session {
     }
 }
 
+/// A row of a load.
+pub type Row = ([u8; super::workloads::KEY], [u8; super::workloads::VALUE]);
+
 /// Inside a write transaction.
 pub trait Writer {
     /// Inserts or replaces.
@@ -59,6 +62,17 @@ pub trait Writer {
     /// # Errors
     /// Of the engine.
     fn put(&mut self, key: &[u8], value: &[u8]) -> Any<()>;
+    /// Inserts rows whose keys ascend and lie above all that are there, by what the engine has for that; one by one if it has
+    /// nothing.
+    ///
+    /// # Errors
+    /// Of the engine.
+    fn load(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Any<()> {
+        for (key, value) in rows {
+            self.put(&key, &value)?;
+        }
+        Ok(())
+    }
     /// Removes.
     ///
     /// # Errors

@@ -43,11 +43,11 @@ impl Values {
         Values { random: Random(seed), bytes: [0; VALUE + 8] }
     }
     /// The next value.
-    pub fn fresh(&mut self) -> &[u8] {
+    pub fn fresh(&mut self) -> &[u8; VALUE] {
         for part in self.bytes.chunks_exact_mut(8) {
             part.copy_from_slice(&self.random.next_u64().to_le_bytes());
         }
-        &self.bytes[..VALUE]
+        self.bytes.first_chunk().expect("a buffer is longer than a value")
     }
 }
 
@@ -195,7 +195,8 @@ impl Bench<'_> {
             let to = (from + BATCH).min(pairs);
             session.write(false, &mut |w| {
                 let mut values = Values::new(from);
-                (from..to).try_for_each(|n| w.put(&key(n, ascending), values.fresh()))
+                let mut rows = (from..to).map(|n| (key(n, ascending), *values.fresh()));
+                if ascending { w.load(&mut rows) } else { rows.try_for_each(|(k, v)| w.put(&k, &v)) }
             })?;
             from += BATCH * writers;
         }

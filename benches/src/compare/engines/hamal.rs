@@ -1,12 +1,12 @@
 use super::copy;
 use crate::compare::Any;
-use crate::compare::engine::{Engine, Kind, Reader, Session, Writer};
+use crate::compare::engine::{Engine, Kind, Reader, Row, Session, Writer};
 use hamal::{Database, Durability, ErrorKind, ReadTree, Tree};
 use std::path::Path;
 
 pub(super) const KIND: Kind = Kind {
     name: "hamal",
-    settings: "defaults but for the cache: snapshot isolation, full-page images, page and log checksums",
+    settings: "defaults but for the cache: snapshot isolation, full-page images, page and log checksums; loads in key order by bulk_load",
     durable: "commit: one fdatasync of the log, shared by those that wait",
     asynchronous: "Durability::Async: written and synced in the background",
     is_durable: true,
@@ -72,6 +72,10 @@ struct Rows(Tree);
 impl Writer for Rows {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Any<()> {
         Ok(self.0.put(key, value)?)
+    }
+    fn load(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Any<()> {
+        self.0.bulk_load(rows)?;
+        Ok(())
     }
     fn delete(&mut self, key: &[u8]) -> Any<()> {
         self.0.delete(key)?;

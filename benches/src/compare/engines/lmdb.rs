@@ -1,14 +1,14 @@
 use super::copy;
 use crate::compare::Any;
-use crate::compare::engine::{Engine, Kind, Reader, Session, Writer};
+use crate::compare::engine::{Engine, Kind, Reader, Row, Session, Writer};
 use heed::types::Bytes;
-use heed::{Database, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithTls};
+use heed::{Database, Env, EnvFlags, EnvOpenOptions, PutFlags, RoTxn, RwTxn, WithTls};
 use std::ops::Bound;
 use std::path::Path;
 
 pub(super) const KIND: Kind = Kind {
     name: "lmdb",
-    settings: "heed, map of 32 GiB without WRITEMAP (no cache of its own), one writer at a time, no checksums",
+    settings: "heed, map of 32 GiB without WRITEMAP (no cache of its own), one writer at a time, no checksums; loads in key order with MDB_APPEND",
     durable: "default: two flushes a commit",
     asynchronous: "NO_SYNC: a power cut may damage the file",
     is_durable: true,
@@ -81,6 +81,12 @@ struct Rows<'a, 'e>(&'a mut RwTxn<'e>, Database<Bytes, Bytes>);
 impl Writer for Rows<'_, '_> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Any<()> {
         Ok(self.1.put(self.0, key, value)?)
+    }
+    fn load(&mut self, rows: &mut dyn Iterator<Item = Row>) -> Any<()> {
+        for (key, value) in rows {
+            self.1.put_with_flags(self.0, PutFlags::APPEND, &key, &value)?;
+        }
+        Ok(())
     }
     fn delete(&mut self, key: &[u8]) -> Any<()> {
         self.1.delete(self.0, key)?;
