@@ -56,6 +56,9 @@ pub enum Op {
     Flush,
     /// One step of background work.
     Step,
+    /// Moves pages to the front of the data file and cuts it. Engines that cannot do that while they run do a step of background
+    /// work.
+    Compact,
     /// Closes the database properly and opens it again. Open transactions are rolled back first.
     Reopen,
     /// Opens snapshot `name`: a reader that stays.
@@ -163,6 +166,7 @@ impl fmt::Display for Op {
             Op::Checkpoint => f.write_str("checkpoint"),
             Op::Flush => f.write_str("flush"),
             Op::Step => f.write_str("step"),
+            Op::Compact => f.write_str("compact"),
             Op::Reopen => f.write_str("reopen"),
             Op::Snapshot { name } => write!(f, "snapshot {name}"),
             Op::Look { name } => write!(f, "look {name}"),
@@ -234,6 +238,7 @@ impl FromStr for Op {
             "checkpoint" => Op::Checkpoint,
             "flush" => Op::Flush,
             "step" => Op::Step,
+            "compact" => Op::Compact,
             "reopen" => Op::Reopen,
             "snapshot" => Op::Snapshot { name: fit("the name", number("the name")?)? },
             "look" => Op::Look { name: fit("the name", number("the name")?)? },

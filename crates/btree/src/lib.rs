@@ -12,8 +12,8 @@ mod shape;
 mod verify;
 
 pub use crate::core::{
-    Batch, Bound, Btree, BtreeManager, Direction, Entry, ExtraEdit, Limits, PutValue, RawValue, Tree,
-    ValueRef,
+    Batch, Bound, Btree, BtreeManager, Direction, Entry, ExtraEdit, Limits, PutValue, RawValue, Relocation,
+    Tree, ValueRef,
 };
 pub use catalogue::{Catalogue, TreeInfo};
 pub use describe::describe_page;

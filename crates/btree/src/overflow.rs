@@ -451,6 +451,21 @@ impl LargeReader {
         self.len - self.at
     }
 
+    /// Whether the page of the next byte, or a later one of the chain, lies at or above `limit`; reads up to there.
+    ///
+    /// # Errors
+    /// `PageCorrupt` if the chain is broken.
+    pub fn reaches(mut self, limit: PageId) -> Result<bool> {
+        while self.page < limit {
+            let page = self.btree.txns().pool().shared(self.page)?;
+            let fields = parse(self.page, &page, self.head)?;
+            check_place(self.page, &fields, self.page_at, self.len)?;
+            let Some(next) = fields.next else { return Ok(false) };
+            (self.page, self.page_at) = (next, self.page_at + fields.len as u64);
+        }
+        Ok(true)
+    }
+
     /// Reads the next bytes; 0 at the end. Fills the buffer unless the value ends before.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! nothing has been changed yet.
 use crate::Pool;
 use crate::pool::DATA;
-use hamal_error::{Error, Result};
+use hamal_error::{Error, ErrorKind, Result};
 use hamal_page::PageId;
 use hamal_sync::atomic::Ordering::*;
 
@@ -29,9 +29,7 @@ impl Pool {
         if pages <= have {
             return Ok(());
         }
-        let size = self.options.page_size as u64;
-        let step = (have * size / 8).clamp(LEAST_STEP, MOST_STEP) / size;
-        let generous = pages.max(have + step);
+        let generous = pages.max(have + self.growth());
         let mut grown = self.allocate(have, generous);
         if grown.is_err() && generous != pages {
             // There may be room for what is needed, if not for what is convenient.
@@ -40,13 +38,16 @@ impl Pool {
         grown
     }
 
+    /// By how many pages the data file grows at once: an eighth of it, 1 MiB to 64 MiB.
+    pub fn growth(&self) -> u64 {
+        let size = self.options.page_size as u64;
+        (self.file_pages() * size / 8).clamp(LEAST_STEP, MOST_STEP) / size
+    }
+
     fn allocate(&self, have: u64, pages: u64) -> Result<()> {
         let size = self.options.page_size as u64;
         let end = pages.checked_mul(size).filter(|e| i64::try_from(*e).is_ok()).ok_or_else(|| {
-            Error::new(
-                hamal_error::ErrorKind::Limit,
-                format!("a data file of {pages} pages is beyond the file system"),
-            )
+            Error::new(ErrorKind::Limit, format!("a data file of {pages} pages is beyond the file system"))
         })?;
         self.data.allocate(have * size, end - have * size).map_err(|e| {
             Error::io(format!("growing the data file to {end} bytes"), e)
@@ -58,15 +59,15 @@ impl Pool {
     }
 
     /// Cuts free pages off the end of the data file; only pages that are free and not in memory (clean copies that nobody
-    /// uses are dropped first). No latch held.
+    /// uses are dropped first). No latch held. `false`, with nothing changed, if a page beyond the new end is in use.
     ///
     /// # Errors
-    /// `Internal`, with nothing changed, if a page beyond the new end is in use. I/O errors: poison.
-    pub fn shrink_to(&self, pages: u64) -> Result<()> {
+    /// `NoSpace`, with nothing changed: a file system that copies what it changes may need room for a cut. Other I/O errors poison.
+    pub fn shrink_to(&self, pages: u64) -> Result<bool> {
         self.check()?;
         let _length = self.file_length.lock();
         if pages >= self.file_pages() {
-            return Ok(());
+            return Ok(true);
         }
         // The cleaner is kept out: a write in flight would grow the file again.
         let _cleaner = self.cleaner.lock();
@@ -81,17 +82,18 @@ impl Pool {
                 continue;
             }
             if f.is_dirty() || f.in_flight() || f.pinned() {
-                let e = Error::internal("the data file was to be cut below a page that is in use");
-                return Err(f.page().map_or(e.clone(), |p| e.with_page(p)));
+                // A free page may be pinned by somebody who still has to find out that it is free.
+                return Ok(false);
             }
             self.unbind(&guard);
         }
         let size = self.options.page_size as u64;
-        self.data
-            .set_len(pages * size)
-            .map_err(|e| self.log.poison(Error::io("cutting the data file", e).with_file(DATA)))?;
+        self.data.set_len(pages * size).map_err(|e| {
+            let e = Error::io("cutting the data file", e).with_file(DATA);
+            if e.kind() == ErrorKind::NoSpace { e } else { self.log.poison(e) }
+        })?;
         self.versions.forget(pages, self.file_pages());
         self.file_pages.store(pages, Release);
-        Ok(())
+        Ok(true)
     }
 }

@@ -4,6 +4,7 @@
 //! overlay: they see what recovery would make of it, and change no byte of it.
 #![forbid(unsafe_code)]
 
+mod compact;
 mod demo;
 mod dump;
 mod explain;
@@ -54,6 +55,7 @@ Examples:
   hamal get shop prices apple               print one value
   hamal scan shop prices --prefix a         print rows in key order
   hamal dump shop prices -o prices.jsonl    write all rows to a file that `load` reads back
+  hamal compact shop                        give the space of what was deleted back
   hamal waldump shop --limit 20             print log records
   hamal verify shop                         check every page, every tree and the log
   hamal explain shop                        what recovery would do, decision by decision, and why
@@ -80,6 +82,7 @@ enum Command {
     Del(kv::Del),
     Scan(dump::Scan),
     Trees(kv::Trees),
+    Compact(compact::Compact),
     Waldump(waldump::Waldump),
     Verify(inspect::Verify),
     Page(inspect::Page),
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         Command::Del(c) => kv::del(&c, common),
         Command::Scan(c) => dump::scan(&c, common, &mut out),
         Command::Trees(c) => kv::trees(&c, common, &mut out),
+        Command::Compact(c) => compact::compact(&c, common, &mut out),
         Command::Waldump(c) => waldump::waldump(&c, common, &mut out),
         Command::Verify(c) => inspect::verify(&c, common, &mut out),
         Command::Page(c) => inspect::page(&c, common, &mut out),

@@ -243,7 +243,25 @@ impl Core {
         if !by_bytes && !by_time || self.is_between() {
             return Ok(false);
         }
-        self.checkpoint().map(|_| true)
+        // The checkpoint then tells how long the file is.
+        self.cut_tail()?;
+        self.checkpoint()?;
+        Ok(true)
+    }
+
+    /// Gives the end of the data file back if much more of it is free than it grows by at once.
+    fn cut_tail(&self) -> Result<()> {
+        let free = self.pool.file_pages().saturating_sub(self.space.high_water()?.0);
+        if free >= 2 * self.pool.growth() { self.cut_file() } else { Ok(()) }
+    }
+
+    /// Gives what is free at the end of the data file back. Want of room for the record, or for the cut, is no error: the file
+    /// stays as it is.
+    fn cut_file(&self) -> Result<()> {
+        match self.space.shrink() {
+            Err(e) if !matches!(e.kind(), ErrorKind::NoSpace | ErrorKind::LogFull) => Err(e),
+            _ => Ok(()),
+        }
     }
 
     /// Makes asynchronous commits durable. Whether there were any.
@@ -269,6 +287,17 @@ impl Core {
         Ok(more || (tidied > 0 && hope.1 > 0))
     }
 
+    /// Frees all that nobody can need any more.
+    pub(crate) fn collect_all(&self) -> Result<()> {
+        // What asynchronous commits left behind is kept until they are durable.
+        self.log.flush_pending()?;
+        let _collecting = self.collecting.lock();
+        self.txns.collect();
+        self.btree.tidy_queued(usize::MAX)?;
+        while self.garbage.collect(GARBAGE_BATCHES)? {}
+        Ok(())
+    }
+
     /// Brings everything to disk so that the next open has nothing to do. Nobody else works on the database.
     pub(crate) fn settle(&self) -> Result<()> {
         if self.read_only || self.log.poisoned().is_set() {
@@ -284,11 +313,11 @@ impl Core {
         let tail = self.log.tail();
         // Pages freed by records that are durable are not needed by any recovery, so the file may be cut behind them.
         if mutants::is(Mutant::FileCutEarly) {
-            self.space.shrink()?;
+            self.cut_file()?;
         }
         self.log.force(tail, ForceReason::Asked)?;
         self.pool.flush_all(WriteReason::Asked)?;
-        self.space.shrink()?;
+        self.cut_file()?;
         // The second one is needed if the first still saw a page of a flush that was under way.
         for _ in 0..3 {
             let report = self.checkpoint()?;

@@ -68,6 +68,7 @@
 
 mod activity;
 mod background;
+mod compact;
 mod core;
 mod database;
 mod inspect_impl;
@@ -88,6 +89,7 @@ mod write_options;
 
 pub use crate::core_reexports::*;
 pub use activity::{Activity, LogUse, OpenSnapshot, Pin, PinKind, Versions, Waiting, Writer};
+pub use compact::CompactReport;
 pub use database::{Database, Engine};
 pub use options::{Builder, Durability, TornPages};
 pub use range::{Keys, Range};

@@ -265,9 +265,7 @@ fn create(options: &Builder, disk: &Arc<dyn Disk>) -> Result<()> {
         witness_page: PageId(0),
         witness_lsn: Lsn::NULL,
         versions: 0,
-        managers: built_in()
-            .map(|(id, name, version)| ManagerEntry { id: id.0, version, name: name.to_string() })
-            .to_vec(),
+        managers: built_in_entries(),
     };
     let data = open_data(disk, options, true)?;
     let managers = assign(&control, options)?;
@@ -312,6 +310,10 @@ fn built_in() -> [(RmId, &'static str, u32); 2] {
     [(SPACE_RM, SPACE_NAME, SpaceManager.version()), (BTREE_RM, BTREE_NAME, Btree::manager().version())]
 }
 
+fn built_in_entries() -> Vec<ManagerEntry> {
+    built_in().map(|(id, name, version)| ManagerEntry { id: id.0, version, name: name.to_string() }).to_vec()
+}
+
 /// Gives every registered manager its number: the one in the control file, or a new one. Refuses if the control file
 /// names one that is not registered, or of another version; nothing has been written then.
 fn assign(control: &Control, options: &Builder) -> Result<Vec<(ManagerEntry, Arc<dyn ResourceManager>)>> {
@@ -323,7 +325,8 @@ fn assign(control: &Control, options: &Builder) -> Result<Vec<(ManagerEntry, Arc
         let own = built_in().into_iter().find(|(id, name, _)| id.0 == e.id || *name == e.name);
         let registered = options.managers.iter().find(|m| m.name() == e.name);
         let version = match (own, registered) {
-            (Some((id, name, version)), _) if id.0 == e.id && name == e.name => version,
+            // What an older version wrote the present one reads; from now on it is the present one's.
+            (Some((id, name, version)), _) if id.0 == e.id && name == e.name => version.min(e.version),
             (None, Some(m)) if e.id >= FIRST_USER_MANAGER => {
                 out.push((e.clone(), m.clone()));
                 m.version()
@@ -341,7 +344,7 @@ fn assign(control: &Control, options: &Builder) -> Result<Vec<(ManagerEntry, Arc
                     "the database was written with version {} of the resource manager {:?}; this is {version}",
                     e.version, e.name
                 ),
-                "Open it with the version that wrote it",
+                "Open it with the version that wrote it, or a newer one",
             );
         }
     }
@@ -491,11 +494,11 @@ fn wire(
             .and_then(|()| data.drop_cache())
             .map_err(|e| Error::io("cannot sync the data file", e).with_file(DATA))?;
     }
-    if managers.iter().any(|(e, _)| !control.managers.contains(e)) {
+    let mut next = control.clone();
+    next.managers = built_in_entries();
+    next.managers.extend(managers.iter().map(|(e, _)| e.clone()));
+    if next.managers != control.managers {
         // Before a record of theirs can be logged.
-        let mut next = control.clone();
-        next.managers.retain(|e| e.id < FIRST_USER_MANAGER);
-        next.managers.extend(managers.iter().map(|(e, _)| e.clone()));
         control_file.write(next)?;
     }
     let parts = assemble(options, &settings, data, log, &managers, &trace)?;

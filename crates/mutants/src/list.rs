@@ -466,7 +466,7 @@ mutants! {
         "a read transaction, delete rows and commit, fill the leaf until it is purged, read through the old \
          snapshot"
     93 FileCutEarly "file-cut-early"
-        breaks "SPACE-2, HAM-5" in ["hamal/src/core.rs"] needs [Crash]
+        breaks "SPACE-2, SPACE-5, HAM-5" in ["hamal/src/core.rs", "space/src/space.rs"] needs [Crash]
         "On closing, the data file is cut before the log that frees the pages is durable.";
         "pages at the file's end freed by records that are not durable, close, crash before its flush of \
          the log"
@@ -617,4 +617,12 @@ mutants! {
         breaks "TXN-PARTS, BTREE-14" in ["txn/src/rollback.rs"] needs []
         "The CLR of a part leads past its record, so that the parts that are left are never undone.";
         "as `parts-forgotten`"
+    130 MovedInTwoRecords "moved-in-two-records"
+        breaks "BTREE-10, BTREE-15" in ["btree/src/core/relocate.rs"] needs [Crash]
+        "A node that moves is freed by one record, and its parent names the new page by another.";
+        "rows deleted until pages are free below others in use, compact, crash between the two records"
+    131 CutUnannounced "cut-unannounced"
+        breaks "SPACE-5" in ["space/src/space.rs"] needs [Crash]
+        "The data file is cut and nothing in the log behind the last checkpoint says so.";
+        "a free end of the file, checkpoint, compact, crash before its checkpoint"
 }

@@ -36,6 +36,9 @@ pub const OP_INIT: u8 = 3;
 /// Operation on map page 0: the number of map pages grows by one (payload: the new number as LE u64).
 pub const OP_MAPS: u8 = 4;
 
+/// Operation: clears one bit and sets another of the same map page (payload: both bit numbers as LE u32, the cleared one first).
+pub const OP_MOVE: u8 = 5;
+
 /// Pages that one map page speaks of, itself included: 8 bits for each byte behind the first 64.
 pub const fn pages_per_map(page_size: usize) -> u64 {
     (page_size as u64 - 64) * 8

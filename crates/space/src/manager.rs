@@ -1,5 +1,5 @@
 //! The operations on a map page: what normal work and redo both run, and their description.
-use crate::{OP_CLEAR, OP_INIT, OP_MAPS, OP_SET, bits};
+use crate::{OP_CLEAR, OP_INIT, OP_MAPS, OP_MOVE, OP_SET, bits};
 use hamal_buffer::{ApplyError, Applying, PageOps};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Record;
@@ -41,6 +41,7 @@ impl PageOps for SpaceManager {
             OP_SET | OP_INIT => true,
             OP_CLEAR => false,
             OP_MAPS => return set_map_pages(at.page, payload, page),
+            OP_MOVE => return move_bit(at.page, payload, page),
             _ => return Err(ApplyError(format!("unknown space operation {op}"))),
         };
         // Bit 0 is the map page itself: set for ever. A bit that has its new value already means that two
@@ -82,12 +83,25 @@ fn set_map_pages(id: PageId, payload: &[u8], page: &mut [u8]) -> std::result::Re
     Ok(())
 }
 
+/// One bit is cleared, another one set.
+fn move_bit(id: PageId, payload: &[u8], page: &mut [u8]) -> std::result::Result<(), ApplyError> {
+    let list: Vec<u32> = numbers(payload)?.collect();
+    if let [from, to] = list[..]
+        && from != 0
+        && bits::flip(page, from, false)
+        && bits::flip(page, to, true)
+    {
+        return Ok(());
+    }
+    Err(ApplyError(format!("bits {list:?} of map page {id} cannot be cleared and set")))
+}
+
 impl ResourceManager for SpaceManager {
     fn name(&self) -> &str {
         "space"
     }
     fn version(&self) -> u32 {
-        1
+        2
     }
     fn undo(&self, record: &Record, _: UndoCtx<'_>) -> Result<Compensated> {
         Err(Error::new(ErrorKind::ResourceManager, "SPACE-2: a change of a space map is never undone")
@@ -103,6 +117,7 @@ impl ResourceManager for SpaceManager {
         match op {
             OP_SET => f.write_str("allocate bits")?,
             OP_CLEAR => f.write_str("free bits")?,
+            OP_MOVE => f.write_str("free and allocate bits")?,
             OP_INIT => f.write_str("new map page, bits")?,
             OP_MAPS => {
                 return match <[u8; 8]>::try_from(payload) {

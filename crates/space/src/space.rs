@@ -1,12 +1,15 @@
 //! The free-space manager: finding, reserving and counting pages.
 use crate::manager::KIND_MAP;
-use crate::{OP_INIT, OP_MAPS, Reservation, SPACE_RM, bits, map_of, pages_per_map};
+use crate::{
+    OP_CLEAR, OP_INIT, OP_MAPS, OP_MOVE, OP_SET, Reservation, SPACE_RM, bits, map_of, pages_per_map,
+};
 use hamal_buffer::{ExclusivePage, PageEdit, Pin, Pool, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{PageId, header};
 use hamal_sync::Mutex;
+use hamal_trace::ForceReason;
 use hamal_txn::TxnManager;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -205,6 +208,27 @@ impl Space {
         Ok(out)
     }
 
+    /// Latches the map pages of a page that is freed and of one that is allocated by the same record, last of all latches;
+    /// returns each guard with operation and payload.
+    ///
+    /// # Errors
+    /// `Need::Page` if one is not in memory.
+    pub fn latch_move(
+        &self,
+        from: PageId,
+        to: PageId,
+    ) -> std::result::Result<Vec<(ExclusivePage<'_>, u8, Vec<u8>)>, Stop> {
+        let size = self.pool().page_size();
+        let ((map, cleared), (other, set)) = (map_of(from, size), map_of(to, size));
+        let mut maps = self.latch_maps(&[from, to])?;
+        if map == other {
+            let payload = [cleared, set].iter().flat_map(|b| b.to_le_bytes()).collect();
+            return Ok(maps.pop().map(|(page, _)| (page, OP_MOVE, payload)).into_iter().collect());
+        }
+        let op = |page: &ExclusivePage<'_>| if page.id() == map { OP_CLEAR } else { OP_SET };
+        Ok(maps.into_iter().map(|(page, bits)| (op(&page), page, bits)).map(|(o, p, b)| (p, o, b)).collect())
+    }
+
     /// Says that these pages were freed by a logged record: they can be reserved at once. Latches may be
     /// held.
     pub fn freed(&self, pages: &[PageId]) {
@@ -298,11 +322,13 @@ impl Space {
     }
 
     /// Cuts the data file behind the last page that is allocated or reserved, with reservations held off
-    /// meanwhile. Called after a published checkpoint (what frees the pages must not need redo). No latch
-    /// held. Returns the pages that the file has now.
+    /// meanwhile; others may read and write. The records that free the pages are made durable first: then no
+    /// recovery needs the pages (SPACE-5). No latch held. Returns the pages that the file has now; it stays as it
+    /// is if somebody just has a page behind the end in use. Take a checkpoint afterwards: until then the control file
+    /// says that the file is longer.
     ///
     /// # Errors
-    /// As a page read; a failed cut poisons.
+    /// As a logged change; a failed flush or cut poisons.
     pub fn shrink(&self) -> Result<u64> {
         let _search = self.search.lock();
         // Reservations first, then bits: a page leaves the one only after it has entered the other, and
@@ -310,9 +336,34 @@ impl Space {
         let reserved = self.state.lock().reserved.last().map_or(0, |p| p.0 + 1);
         let end = self.high_water()?.0.max(reserved);
         if end < self.pool().file_pages() {
+            // What lies behind the end now stays free: pages are only allocated from reservations.
+            if !mutants::is(Mutant::CutUnannounced) {
+                self.log_cut()?;
+            }
+            let log = self.txns.log();
+            if !mutants::is(Mutant::FileCutEarly) {
+                log.force(log.tail(), ForceReason::Asked)?;
+            }
             self.pool().shrink_to(end)?;
         }
         Ok(self.pool().file_pages())
+    }
+
+    /// Logs a change of map page 0 that changes nothing: a log that goes on behind the last checkpoint says that the file may
+    /// be shorter than that checkpoint knew (SPACE-5).
+    fn log_cut(&self) -> Result<()> {
+        let _pin = self.pool().fetch(PageId(0))?;
+        let mut credit = self.pool().credit(RECORD_OVERHEAD, 0, 1, false)?;
+        let mut page = match self.pool().try_exclusive(PageId(0)) {
+            Ok(p) => p,
+            Err(Stop::Error(e)) => return Err(e),
+            Err(Stop::Need(need)) => {
+                return Err(Error::internal(format!("SPACE: a pinned map page needs {need:?}")));
+            }
+        };
+        let edit = PageEdit { page: &mut page, op: OP_SET, whole: Whole::No, payload: &[] };
+        self.txns.structure(None, SPACE_RM, &mut [edit], &mut credit)?;
+        Ok(())
     }
 
     fn per_map(&self) -> u64 {

@@ -331,6 +331,9 @@ impl Base {
                     ));
                 }
             }
+            Op::Compact => {
+                self.db()?.compact(&mut |_| Ok(())).map_err(|e| failure(&e))?;
+            }
             Op::Reopen => self.reopen()?,
             Op::CreateTree { .. }
             | Op::DropTree { .. }

@@ -291,7 +291,7 @@ impl Session for Store {
                 self.db()?.compact().map_err(failure)?;
             }
             Op::Checkpoint | Op::Flush => {}
-            Op::Step => self.settle()?,
+            Op::Step | Op::Compact => self.settle()?,
             Op::Reopen => {
                 self.rollback()?;
                 self.settle()?;

@@ -406,6 +406,7 @@ impl Store {
             | Op::Checkpoint
             | Op::Flush
             | Op::Step
+            | Op::Compact
             | Op::Reopen
             | Op::Snapshot { .. }
             | Op::Look { .. }
@@ -446,9 +447,9 @@ impl Session for Store {
                 self.open.remove(&txn);
             }
             Op::Checkpoint => self.checkpoint()?,
-            Op::Step if self.synced < self.end => self.sync()?,
+            Op::Step | Op::Compact if self.synced < self.end => self.sync()?,
             // There are no pages to write.
-            Op::Step | Op::Flush => {}
+            Op::Step | Op::Compact | Op::Flush => {}
             Op::Reopen => {
                 self.open.clear();
                 self.sync()?;

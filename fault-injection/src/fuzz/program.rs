@@ -91,10 +91,11 @@ fn op(input: &mut Input<'_>) -> Op {
         5 => Op::Savepoint { txn, name: input.u8() % 3 },
         6 => Op::RollbackTo { txn, name: input.u8() % 3 },
         7 => Op::CreateTree { txn, tree },
-        8 => match input.u8() % 4 {
+        8 => match input.u8() % 5 {
             0 => Op::DropTree { txn, tree },
             1 => Op::Checkpoint,
             2 => Op::Flush,
+            3 => Op::Compact,
             _ => Op::Reopen,
         },
         9 => Op::Step,

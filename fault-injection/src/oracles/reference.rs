@@ -432,6 +432,17 @@ fn change(meaning: &mut Meaning, tree: &mut u32, txn: u64, op: u8, payload: &[u8
             }
             node.entries.remove(slot);
         }
+        16 => {
+            let to = f.varint()?;
+            match slot.checked_sub(1) {
+                None if node.level > 0 => node.left = to,
+                None => return None,
+                Some(i) => match &mut node.entries.get_mut(i)?.1 {
+                    Entry::Child(child) => *child = to,
+                    Entry::Row(_) => return None,
+                },
+            }
+        }
         12 => {
             let flags = f.u8()?;
             let row = row(node, slot)?;

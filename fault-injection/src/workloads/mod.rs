@@ -60,7 +60,8 @@ impl Script {
         let op = match self.random.below(20) {
             0..=7 => Op::Checkpoint,
             8..=10 => Op::Flush,
-            11..=18 => Op::Step,
+            11..=17 => Op::Step,
+            18 => Op::Compact,
             _ => Op::Reopen,
         };
         self.push(op);

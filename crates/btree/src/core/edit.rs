@@ -399,6 +399,16 @@ pub(crate) fn remove_many(page: &mut [u8], i: usize, n: usize) -> Sound<()> {
     give(page, len)
 }
 
+/// Sets child `i` of an inner node: 0 is the one left of all separators.
+pub(crate) fn set_child(page: &mut [u8], i: usize, child: PageId) -> Sound<()> {
+    let node = Node::open(page)?;
+    let at = match i.checked_sub(1) {
+        None => at::LEFT,
+        Some(slot) => node.offset(slot)?,
+    };
+    put(page, at, &child.0.to_le_bytes())
+}
+
 /// Sets the word of slot `i` of a leaf.
 pub(crate) fn set_word(page: &mut [u8], i: usize, word: Word) -> Sound<()> {
     let node = Node::open(page)?;

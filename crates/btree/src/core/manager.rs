@@ -52,7 +52,7 @@ impl ResourceManager for BtreeManager {
         "btree"
     }
     fn version(&self) -> u32 {
-        // 2: INSERT_RUN, REMOVE_RUN, and undo in parts.
+        // 2: INSERT_RUN, REMOVE_RUN, undo in parts, and MOVE_CHILD.
         2
     }
     fn undo(&self, record: &Record, ctx: UndoCtx<'_>) -> Result<Compensated> {

@@ -24,6 +24,7 @@ pub(crate) mod node;
 pub(crate) mod ops;
 mod purge;
 pub(crate) mod read;
+mod relocate;
 mod routes;
 mod scan;
 mod split;
@@ -36,6 +37,7 @@ mod write;
 
 pub use batch::Batch;
 pub use manager::BtreeManager;
+pub use relocate::Relocation;
 
 use crate::BTREE_RM;
 use hamal_buffer::{ExclusivePage, PageEdit, Pool};

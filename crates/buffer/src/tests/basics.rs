@@ -273,9 +273,11 @@ fn shrinking_spares_what_is_in_use() {
     let b = Bench::with_pages(10);
     b.cut_log();
     b.pool.bump(9);
-    assert_eq!(b.pool.shrink_to(5).unwrap_err().kind(), ErrorKind::Internal);
+    let before = b.pool.file_pages();
+    assert!(!b.pool.shrink_to(5).unwrap());
+    assert_eq!(b.pool.file_pages(), before);
     b.pool.free_page(9);
-    b.pool.shrink_to(5).unwrap();
+    assert!(b.pool.shrink_to(5).unwrap());
     assert_eq!(b.pool.file_pages(), 5);
     assert_eq!(b.pool.shared(PageId(7)).unwrap_err().kind(), ErrorKind::PageCorrupt);
     b.pool.grow_to(8).unwrap();

@@ -50,6 +50,8 @@ pub(crate) mod code {
     pub(crate) const INSERT_RUN: u8 = 14;
     /// Neighbouring records go away: undo of INSERT_RUN, or of a part of it.
     pub(crate) const REMOVE_RUN: u8 = 15;
+    /// Another page for a child, which has moved.
+    pub(crate) const MOVE_CHILD: u8 = 16;
 }
 
 /// Applies an operation on a node. Total.
@@ -73,6 +75,7 @@ pub(crate) fn apply(at: &Applying, op: u8, payload: &[u8], page: &mut [u8]) -> S
         code::ABSORB => tree::absorb(payload, page),
         code::INSERT_CHILD => tree::insert_child(payload, page),
         code::REMOVE_CHILD => tree::remove_child(payload, page),
+        code::MOVE_CHILD => tree::move_child(payload, page),
         _ => Err(Broken("unknown operation")),
     }
 }
@@ -96,6 +99,7 @@ pub(crate) fn describe(op: u8, payload: &[u8], f: &mut dyn fmt::Write) -> fmt::R
         code::ABSORB => tree::describe_absorb(payload),
         code::INSERT_CHILD => tree::describe_insert_child(payload),
         code::REMOVE_CHILD => tree::describe_remove_child(payload),
+        code::MOVE_CHILD => tree::describe_move_child(payload),
         _ => Ok(format!("btree operation {op}?")),
     };
     match text {

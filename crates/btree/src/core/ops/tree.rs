@@ -284,6 +284,31 @@ pub(crate) fn describe_remove_child(payload: &[u8]) -> Sound<String> {
     Ok(format!("remove child slot={}", Reader(payload).small()?))
 }
 
+// ---- MOVE_CHILD: number of the child (0: the one left of all separators), its new page ----
+
+pub(crate) fn encode_move_child(child: usize, to: PageId) -> Vec<u8> {
+    let mut p = Vec::with_capacity(14);
+    put_varint(&mut p, child as u64);
+    put_varint(&mut p, to.0);
+    p
+}
+
+pub(crate) fn move_child(payload: &[u8], page: &mut [u8]) -> Sound<()> {
+    let mut r = Reader(payload);
+    let (child, to) = (r.small()?, PageId(r.varint()?));
+    r.end()?;
+    if to == PageId(0) {
+        return Err(Broken("child page 0"));
+    }
+    inner_node(page)?.child(child)?;
+    edit::set_child(page, child, to)
+}
+
+pub(crate) fn describe_move_child(payload: &[u8]) -> Sound<String> {
+    let mut r = Reader(payload);
+    Ok(format!("child {} moves to page {}", r.small()?, r.varint()?))
+}
+
 fn inner_node(page: &[u8]) -> Sound<Node<'_>> {
     let node = Node::open(page)?;
     if node.is_leaf() { Err(Broken("an inner node was expected")) } else { Ok(node) }

@@ -1,0 +1,257 @@
+//! A data file that gets smaller while the database is in use (BTREE-15, SPACE-5).
+use hamal::{Database, Durability, ErrorKind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+fn key(n: u64) -> Vec<u8> {
+    // Scattered, so that pages in key order lie anywhere in the file.
+    n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes().to_vec()
+}
+
+fn value(n: u64) -> Vec<u8> {
+    n.to_le_bytes().repeat(12)
+}
+
+/// `rows` rows, of which every fourth stays.
+fn sparse(rows: u64) -> Database {
+    let db = Database::builder().page_size(4096).cache_bytes(4 << 20).in_memory().unwrap();
+    let tx = db.begin_write().unwrap();
+    tx.create_tree("t").unwrap();
+    tx.commit().unwrap();
+    for from in (0..rows).step_by(1000) {
+        let tx = db.begin_write().unwrap();
+        let tree = tx.tree("t").unwrap();
+        (from..from + 1000).for_each(|n| tree.put(key(n), value(n)).unwrap());
+        tx.commit_with(Durability::Async).unwrap();
+    }
+    for from in (0..rows).step_by(1000) {
+        let tx = db.begin_write().unwrap();
+        let tree = tx.tree("t").unwrap();
+        (from..from + 1000).filter(|n| n % 4 != 0).for_each(|n| assert!(tree.delete(key(n)).unwrap()));
+        tx.commit_with(Durability::Async).unwrap();
+    }
+    // Snapshots see what is durable.
+    db.sync().unwrap();
+    db
+}
+
+fn check(db: &Database, rows: u64) {
+    let read = db.begin_read().unwrap();
+    let tree = read.tree("t").unwrap();
+    assert_eq!(tree.range::<&[u8]>(..).count() as u64, rows / 4);
+    for n in 0..rows {
+        let found = tree.get(key(n)).unwrap();
+        assert_eq!(found.as_deref(), (n % 4 == 0).then(|| value(n)).as_deref(), "row {n}");
+    }
+    drop(read);
+    let report = db.verify(&mut |_, _| {}).unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+#[test]
+fn a_mass_delete_gives_its_space_back() {
+    let db = sparse(20_000);
+    let mut calls = 0;
+    let report = db
+        .compact(&mut |_| {
+            calls += 1;
+            Ok(())
+        })
+        .unwrap();
+    assert!(calls > 0 && report.moved > 0);
+    assert!(report.pages_after * 2 < report.pages_before, "{report:?}");
+    assert!(report.pages_after <= report.pages_used + report.pages_used / 20 + 8, "{report:?}");
+    check(&db, 20_000);
+    // There is nothing left to do, and the file grows again where it has to.
+    let again = db.compact(&mut |_| Ok(())).unwrap();
+    assert_eq!((again.moved, again.pages_after), (0, again.pages_before));
+    let tx = db.begin_write().unwrap();
+    let tree = tx.tree("t").unwrap();
+    (0..20_000).filter(|n| n % 4 != 0).for_each(|n| tree.put(key(n), value(n)).unwrap());
+    (0..20_000).filter(|n| n % 4 != 0).for_each(|n| assert!(tree.delete(key(n)).unwrap()));
+    tx.commit().unwrap();
+    check(&db, 20_000);
+}
+
+#[test]
+fn a_rollback_and_a_snapshot_find_rows_that_have_moved() {
+    let db = sparse(8000);
+    let read = db.begin_read().unwrap();
+    let tx = db.begin_write().unwrap();
+    let tree = tx.tree("t").unwrap();
+    for n in (0..8000).step_by(4) {
+        tree.put(key(n), b"another").unwrap();
+        if n % 40 == 0 {
+            tree.put(key(n + 1), b"new").unwrap();
+        }
+    }
+    assert!(db.compact(&mut |_| Ok(())).unwrap().moved > 0);
+    let old = read.tree("t").unwrap();
+    for n in (0..8000).step_by(4) {
+        assert_eq!(old.get(key(n)).unwrap().as_deref(), Some(&value(n)[..]));
+        assert_eq!(old.get(key(n + 1)).unwrap(), None);
+        assert_eq!(tree.get(key(n + 1)).unwrap().as_deref(), (n % 40 == 0).then_some(&b"new"[..]));
+    }
+    drop(tree);
+    tx.rollback().unwrap();
+    drop(read);
+    check(&db, 8000);
+}
+
+/// With no room for versions in memory they are looked for in the log, through pages that have moved.
+#[test]
+fn versions_in_the_log_are_found_behind_a_move() {
+    let db = Database::builder()
+        .page_size(4096)
+        .cache_bytes(4 << 20)
+        .version_budget_bytes(64 << 10)
+        .in_memory()
+        .unwrap();
+    let tx = db.begin_write().unwrap();
+    let tree = tx.create_tree("t").unwrap();
+    (0..4000).for_each(|n| tree.put(key(n), value(n)).unwrap());
+    drop(tree);
+    tx.commit().unwrap();
+    let read = db.begin_read().unwrap();
+    let tx = db.begin_write().unwrap();
+    let tree = tx.tree("t").unwrap();
+    for n in 0..4000 {
+        if n % 4 == 0 {
+            tree.put(key(n), value(n + 1)).unwrap()
+        } else {
+            assert!(tree.delete(key(n)).unwrap())
+        }
+    }
+    drop(tree);
+    tx.commit().unwrap();
+    // What the snapshot needs cannot be taken away, so there are free pages only if others made some.
+    let tx = db.begin_write().unwrap();
+    let other = tx.create_tree("other").unwrap();
+    (0..4000).for_each(|n| other.put(key(n), value(n)).unwrap());
+    drop(other);
+    tx.commit().unwrap();
+    let tx = db.begin_write().unwrap();
+    tx.drop_tree("other").unwrap();
+    tx.commit().unwrap();
+    db.compact(&mut |_| Ok(())).unwrap();
+    let tree = read.tree("t").unwrap();
+    (0..4000).for_each(|n| assert_eq!(tree.get(key(n)).unwrap().as_deref(), Some(&value(n)[..]), "row {n}"));
+}
+
+#[test]
+fn large_values_move_too() {
+    let db = Database::builder().page_size(4096).in_memory().unwrap();
+    let large = |n: u64| n.to_le_bytes().repeat(4000);
+    let tx = db.begin_write().unwrap();
+    let tree = tx.create_tree("t").unwrap();
+    (0..100).for_each(|n| tree.put(key(n), large(n)).unwrap());
+    drop(tree);
+    tx.commit().unwrap();
+    let tx = db.begin_write().unwrap();
+    let tree = tx.tree("t").unwrap();
+    // The first ones lie at the front of the file.
+    (0..70).for_each(|n| assert!(tree.delete(key(n)).unwrap()));
+    drop(tree);
+    tx.commit().unwrap();
+    let report = db.compact(&mut |_| Ok(())).unwrap();
+    assert!(report.rewritten >= 25, "{report:?}");
+    assert!(report.pages_after * 2 < report.pages_before, "{report:?}");
+    let read = db.begin_read().unwrap();
+    let tree = read.tree("t").unwrap();
+    (70..100).for_each(|n| assert_eq!(tree.get(key(n)).unwrap().as_deref(), Some(&large(n)[..])));
+    drop(read);
+    assert!(db.verify(&mut |_, _| {}).unwrap().findings.is_empty());
+}
+
+#[test]
+fn others_work_meanwhile() {
+    let db = sparse(20_000);
+    let stop = AtomicBool::new(false);
+    thread::scope(|s| {
+        let (db, stop) = (&db, &stop);
+        for t in 0..2u64 {
+            s.spawn(move || {
+                let mut n = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    let tx = db.begin_write().unwrap();
+                    let tree = tx.tree("t").unwrap();
+                    // Rows of its own, which come and go.
+                    let mine = 1_000_000 * (t + 1) + n % 500;
+                    if n % 1000 < 500 {
+                        tree.put(key(mine), value(mine)).unwrap()
+                    } else {
+                        _ = tree.delete(key(mine)).unwrap()
+                    }
+                    drop(tree);
+                    tx.commit_with(Durability::Async).unwrap();
+                    n += 1;
+                }
+            });
+        }
+        s.spawn(move || {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let read = db.begin_read().unwrap();
+                let tree = read.tree("t").unwrap();
+                assert_eq!(tree.get(key(n % 20_000)).unwrap().as_deref(), Some(&value(n % 20_000)[..]));
+                n += 4;
+            }
+        });
+        s.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                db.checkpoint().unwrap();
+                thread::sleep(std::time::Duration::from_millis(5));
+            }
+        });
+        let moved: u64 = (0..5).map(|_| db.compact(&mut |_| Ok(())).unwrap().moved).sum();
+        stop.store(true, Ordering::Relaxed);
+        assert!(moved > 0);
+    });
+    let tx = db.begin_write().unwrap();
+    let tree = tx.tree("t").unwrap();
+    (1_000_000..1_000_500).chain(2_000_000..2_000_500).for_each(|n| {
+        let _ = tree.delete(key(n)).unwrap();
+    });
+    drop(tree);
+    tx.commit().unwrap();
+    check(&db, 20_000);
+}
+
+/// The file is cut after a checkpoint too, without anybody asking, once much of its end is free.
+#[test]
+fn a_dropped_tree_at_the_end_is_cut_off() {
+    let db = Database::builder()
+        .page_size(4096)
+        .background(false)
+        .checkpoint_log_bytes(1 << 20)
+        .in_memory()
+        .unwrap();
+    let tx = db.begin_write().unwrap();
+    let tree = tx.create_tree("t").unwrap();
+    (0..20_000).for_each(|n| tree.put(key(n), value(n)).unwrap());
+    drop(tree);
+    tx.commit().unwrap();
+    let before = db.stats().file_pages;
+    let tx = db.begin_write().unwrap();
+    tx.drop_tree("t").unwrap();
+    tx.commit().unwrap();
+    while db.maintenance_step().unwrap() {}
+    // Work of others makes the next checkpoint due.
+    for n in 0..3000 {
+        let tx = db.begin_write().unwrap();
+        tx.open_or_create_tree("u").unwrap().put(b"one", value(n).repeat(5)).unwrap();
+        tx.commit().unwrap();
+        db.maintenance_step().unwrap();
+    }
+    assert!(db.stats().file_pages * 4 < before, "{} of {before}", db.stats().file_pages);
+}
+
+#[test]
+fn an_error_of_the_caller_ends_it_and_nothing_is_lost() {
+    let db = sparse(8000);
+    let e = db.compact(&mut |_| Err(hamal::Error::new(ErrorKind::Limit, "enough"))).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Limit);
+    check(&db, 8000);
+    db.close().unwrap();
+    assert_eq!(db.compact(&mut |_| Ok(())).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
