@@ -276,7 +276,7 @@ fn cases(default: u64) -> u64 {
 #[test]
 fn the_reference_agrees_with_the_engine() {
     let mut all = reference::Facts::default();
-    images(cases(200), |disk, what| {
+    images(cases(600), |disk, what| {
         let base: Arc<dyn Disk> = Arc::new(disk.clone());
         let (found, facts) =
             reference::recover_with_facts(base, &Config::default()).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -296,7 +296,7 @@ fn the_reference_agrees_with_the_engine() {
 #[test]
 fn the_replay_finds_nothing_on_sound_databases() {
     let config = Config::default();
-    images(cases(200), |disk, what| {
+    images(cases(600), |disk, what| {
         // As the crash left it, and after a recovery that was not closed.
         let base: Arc<dyn Disk> = Arc::new(disk.clone());
         assert_eq!(replay::audit(base, &config).unwrap(), [""; 0], "{what}: before recovery");
