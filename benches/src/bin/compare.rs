@@ -131,11 +131,12 @@ fn size(args: &Args) -> Size {
     Size { pairs: args.pairs, seconds: args.seconds, log_mib: args.log_mib }
 }
 
-/// Writes into as much memory as the engines are going to use, up to 4 GiB and a third of what is available, and gives it back.
+/// Writes into as much memory as an engine is going to use, 1 to 4 GiB and a third of what is available at most, and gives it
+/// back.
 ///
 /// A virtual machine gets its memory from the host when it is written first. That takes 2 ms for each huge page, seventy times
-/// what it takes later, and would be charged to whoever comes first.
-fn touch_memory() {
+/// what it takes later, and would be charged to whoever happens to get memory that nobody had before.
+fn touch_memory(pairs: u64) {
     let available = std::fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|all| {
@@ -143,7 +144,7 @@ fn touch_memory() {
             line.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok()
         })
         .unwrap_or(0);
-    let bytes = (4 << 30).min((available << 10) / 3) >> 21 << 21;
+    let bytes = (pairs as usize * 1024).clamp(1 << 30, 4 << 30).min((available << 10) / 3) >> 21 << 21;
     let mut memory = AlignedBuf::new(bytes);
     memory.iter_mut().step_by(4096).for_each(|b| *b = 1);
     std::hint::black_box(&memory);
@@ -153,7 +154,6 @@ fn measure(args: &Args) -> Any<Results> {
     let (groups, kinds) = (chosen_groups(args)?, chosen_engines(args)?);
     let base = args.dir.clone().unwrap_or_else(|| PathBuf::from("target/compare"));
     std::fs::create_dir_all(&base)?;
-    touch_memory();
     let mut results = Results { about: about(args), ..Results::default() };
     let steps = args.rounds * (groups.len() * (kinds.len() + 1)) as u64;
     let bar = ProgressBar::new(steps)
@@ -164,6 +164,7 @@ fn measure(args: &Args) -> Any<Results> {
                 bar.set_message(format!("round {}, {}, {name}", round + 1, group.name));
                 let dir = base.join(name);
                 let _ = std::fs::remove_dir_all(&dir);
+                touch_memory(size(args).pairs);
                 for (workload, m) in in_child(args, name, group.name, &dir, round)? {
                     results.add(&workload, name, m);
                 }

@@ -178,7 +178,8 @@ fn group(files: &mut Files, start: u64, before: Option<u32>) -> Result<Option<Se
 }
 
 /// Looks at every place above `x` where a seal can lie, in all segments there are. A seal valid in itself
-/// whose group starts beyond `x` proves that the group at `x` was durable: corruption. A seal left behind a
+/// whose group starts beyond `x` proves that the group at `x` was durable: corruption. So does one that belongs elsewhere: a device
+/// may have put the last group over the one before. A seal left behind a
 /// tail that was cut off earlier names a start at or below `x`. Returns how many bytes of a torn group at `x`
 /// can be recognised.
 fn later_seals(files: &mut Files, seeds: Seeds, x: u64) -> Result<u64> {
@@ -192,19 +193,26 @@ fn later_seals(files: &mut Files, seeds: Seeds, x: u64) -> Result<u64> {
         let mut proof = None;
         for sector in piece.chunks_exact(SECTOR as usize) {
             let lsn = at + SECTOR - SEAL_LEN;
-            let seal = Seal::decode(seeds, lsn, &sector[(SECTOR - SEAL_LEN) as usize..]);
+            // Where it lies does not matter: when it was written, everything below its group was durable.
+            let seal = Seal::decode_misplaced(seeds, lsn, &sector[(SECTOR - SEAL_LEN) as usize..])
+                .filter(|s| s.lsn == lsn || !mutants::is(Mutant::MisplacedSealIgnored));
             at += SECTOR;
             match seal {
                 Some(s) if s.start > x && !mutants::is(Mutant::DamageIsTail) => {
-                    proof = Some((lsn, s.start));
+                    proof = Some((lsn, s));
                     break;
                 }
-                Some(s) if s.start == x => torn = at - x,
+                Some(s) if s.start == x && s.lsn == lsn => torn = at - x,
                 _ => {}
             }
         }
-        if let Some((lsn, start)) = proof {
-            let m = format!("the log is damaged here: the seal at {lsn} proves it was durable up to {start}");
+        if let Some((lsn, s)) = proof {
+            let misplaced =
+                if s.lsn == lsn { String::new() } else { format!(", which belongs to {},", s.lsn) };
+            let start = s.start;
+            let m = format!(
+                "the log is damaged here: the seal at {lsn}{misplaced} proves it was durable up to {start}"
+            );
             return Err(files.corrupt(x, m));
         }
         // Nothing beyond the end is looked at again, but a record that begins at it: the memory is for the log.

@@ -95,6 +95,11 @@ impl Seal {
     /// The seal in `bytes`, if it is one of this log that lies at `lsn` (its own checksum holds; nothing is
     /// known about its group).
     pub(crate) fn decode(seeds: Seeds, lsn: u64, bytes: &[u8]) -> Option<Seal> {
+        Self::decode_misplaced(seeds, lsn, bytes).filter(|seal| seal.lsn == lsn)
+    }
+
+    /// The same for a seal that need not lie where it belongs; `lsn` is where it was found.
+    pub(crate) fn decode_misplaced(seeds: Seeds, lsn: u64, bytes: &[u8]) -> Option<Seal> {
         let b: &[u8; SEAL_LEN as usize] = bytes.try_into().ok()?;
         if b[..8] != SEAL_MAGIC {
             return None;
@@ -110,8 +115,7 @@ impl Seal {
             (seal.start, seal.lsn) = (seal.start.wrapping_add(lsn).wrapping_sub(seal.lsn), lsn);
         }
         let sound = seal.crc == Self::checksum(seeds, b)
-            && seal.lsn == lsn
-            && seal.start < lsn
+            && seal.start < seal.lsn
             && seal.start.is_multiple_of(SECTOR);
         sound.then_some(seal)
     }

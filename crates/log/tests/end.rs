@@ -59,6 +59,55 @@ fn damage_before_a_later_seal_is_corruption() {
     }
 }
 
+/// Copies `[from, to)` of the log over what begins at `at`, and writes zeros where it was.
+fn displace(d: &MemDisk, o: &LogOptions, (from, to): (Lsn, Lsn), at: Lsn, keep: bool) {
+    let (name, offset) = place(o, from);
+    let f = d.open(&name, Default::default()).unwrap();
+    let mut bytes = vec![0; (to.0 - from.0) as usize];
+    assert_eq!(f.read_at(offset, &mut bytes).unwrap(), bytes.len());
+    if !keep {
+        f.write_at(offset, &vec![0; bytes.len()]).unwrap();
+    }
+    let (other, offset) = place(o, at);
+    assert_eq!(other, name);
+    f.write_at(offset, &bytes).unwrap();
+    f.sync().unwrap();
+}
+
+/// A device puts the last group over the one before: its seal does not belong there, and proves all the same that there was a
+/// group.
+#[test]
+fn the_last_group_written_over_the_one_before_is_corruption() {
+    let (d, o, g) = groups(5);
+    let log_end = end(&d, &o).unwrap().end;
+    for last in 1..5 {
+        let d = copy(&d);
+        let to = if last == 4 { log_end } else { g[last + 1][0].lsn };
+        // The groups behind it were never written.
+        let (name, offset) = place(&o, to);
+        let f = d.open(&name, Default::default()).unwrap();
+        f.write_at(offset, &vec![0; (log_end.0 - to.0) as usize]).unwrap();
+        f.sync().unwrap();
+        displace(&d, &o, (g[last][0].lsn, to), g[last - 1][0].lsn, false);
+        let e = end(&d, &o).unwrap_err();
+        assert_eq!((e.kind(), e.lsn()), (ErrorKind::LogCorrupt, Some(g[last - 1][0].lsn)), "{e}");
+        assert!(e.to_string().contains("belongs to"), "{e}");
+    }
+}
+
+/// A seal of an older group that lies behind the end, as in a file that is used again, proves nothing.
+#[test]
+fn an_older_group_behind_the_end_is_no_damage() {
+    let (d, o, g) = groups(5);
+    let sound = end(&d, &o).unwrap();
+    for i in 0..4 {
+        let d = copy(&d);
+        displace(&d, &o, (g[i][0].lsn, g[i + 1][0].lsn), sound.end, true);
+        let found = end(&d, &o).unwrap();
+        assert_eq!((found.end, found.last_seal), (sound.end, sound.last_seal));
+    }
+}
+
 #[test]
 fn damage_of_every_seal_byte() {
     let (d, o, g) = groups(3);

@@ -625,4 +625,8 @@ mutants! {
         breaks "SPACE-5" in ["space/src/space.rs"] needs [Crash]
         "The data file is cut and nothing in the log behind the last checkpoint says so.";
         "a free end of the file, checkpoint, compact, crash before its checkpoint"
+    132 MisplacedSealIgnored "misplaced-seal-ignored"
+        breaks "LOG-3" in ["log/src/end.rs"] needs [Hostile]
+        "A seal that does not lie where it belongs proves nothing.";
+        "a write of the log that a device puts over the group before, and a crash before the next group"
 }

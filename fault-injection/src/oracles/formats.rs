@@ -322,13 +322,21 @@ struct Seal {
 }
 
 impl Seeds {
+    /// The seal that lies where it belongs.
     fn seal(self, b: &[u8], lsn: u64) -> Option<Seal> {
-        if b.len() < 48 || &b[..8] != b"\0hamSEAL" || u64_at(b, 8) != lsn {
+        self.any_seal(b).filter(|(place, _)| *place == lsn).map(|(_, seal)| seal)
+    }
+
+    /// A seal, and where it belongs.
+    fn any_seal(self, b: &[u8]) -> Option<(u64, Seal)> {
+        if b.len() < 48 || &b[..8] != b"\0hamSEAL" {
             return None;
         }
+        let lsn = u64_at(b, 8);
         let crc = crc32c::crc32c_append(self.seal, &b[..44]).max(1);
         let seal = Seal { start: u64_at(b, 16), before: u32_at(b, 24), group: u32_at(b, 28), crc };
-        (u32_at(b, 44) == crc && seal.start < lsn && seal.start.is_multiple_of(SECTOR)).then_some(seal)
+        let sound = u32_at(b, 44) == crc && seal.start < lsn && seal.start.is_multiple_of(SECTOR);
+        sound.then_some((lsn, seal))
     }
 }
 
@@ -616,13 +624,13 @@ impl Log {
         }
         let mut place = x + SECTOR - SEAL;
         while let Some(b) = self.span(place, place + SEAL)? {
-            if let Some(seal) = seeds.seal(b, place) {
+            if let Some((lsn, seal)) = seeds.any_seal(b) {
                 if seal.start > x {
                     return Err(damage(format!(
-                        "the log is damaged at {x}: the seal at {place} proves that it went on"
+                        "the log is damaged at {x}: the seal of {lsn} at {place} proves that it went on"
                     )));
                 }
-                self.torn |= seal.start == x;
+                self.torn |= seal.start == x && lsn == place;
             }
             place += SECTOR;
         }
