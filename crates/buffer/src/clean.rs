@@ -44,6 +44,8 @@ pub(crate) struct Cleaner {
     staging: Option<AlignedBuf>,
     image: Vec<u8>,
     scratch: Vec<u8>,
+    /// Nobody waits for the pages of this round.
+    leisurely: bool,
 }
 
 impl Cleaner {
@@ -98,7 +100,8 @@ enum Taken {
 impl Pool {
     /// One round of write-back: up to `max` dirty pages (and no more than a batch), oldest recLSN first among those with
     /// recLSN below `before` (`Lsn::MAX`: any), in one sorted, merged batch after one log force. Try-latches only until
-    /// the pages are written; the caller holds no latch.
+    /// the pages are written; the caller holds no latch. For [`WriteReason::Cleaner`] pages are written one after another, so
+    /// that commits do not wait for the device behind them.
     ///
     /// # Errors
     /// A failed write poisons. `NoSpace` or `Io` if log space for an image that was not reserved cannot be had: nothing
@@ -106,7 +109,10 @@ impl Pool {
     pub fn clean(&self, before: Lsn, max: usize, why: WriteReason) -> Result<CleanReport> {
         self.check()?;
         let mut cleaner = self.cleaner.lock();
-        self.clean_round(&mut cleaner, before, max, why)
+        cleaner.leisurely = why == WriteReason::Cleaner;
+        let done = self.clean_round(&mut cleaner, before, max, why);
+        cleaner.leisurely = false;
+        done
     }
 
     /// Waits until no page is being written and the file's length is not being changed. On a poisoned engine neither begins
@@ -343,7 +349,7 @@ impl Pool {
         self.check()?;
         #[cfg(test)]
         self.step(crate::tests::Step::Forced, copied[0].page);
-        self.write_copies(&mut staging[..copied.len() * size], copied, why)?;
+        self.write_copies(&mut staging[..copied.len() * size], copied, why, c.leisurely)?;
         #[cfg(test)]
         self.step(crate::tests::Step::Written, copied[0].page);
         c.staging = Some(staging);
@@ -457,7 +463,13 @@ impl Pool {
     }
 
     /// W-4: the copies lie in the order of their page ids, so neighbours on disk are neighbours in memory.
-    fn write_copies(&self, staging: &mut [u8], copied: &[Copied], why: WriteReason) -> Result<()> {
+    fn write_copies(
+        &self,
+        staging: &mut [u8],
+        copied: &[Copied],
+        why: WriteReason,
+        leisurely: bool,
+    ) -> Result<()> {
         let size = self.options.page_size;
         let db = self.log.identity().db;
         for page in staging.chunks_exact_mut(size) {
@@ -475,7 +487,13 @@ impl Pool {
             firsts.push(copied[first].page);
             first = end;
         }
-        let written = self.data.write_runs(&runs);
+        let written = if leisurely {
+            runs.iter()
+                .enumerate()
+                .try_for_each(|(i, (at, run))| self.data.write_at(*at, run).map_err(|e| (i, e)))
+        } else {
+            self.data.write_runs(&runs)
+        };
         let full = |e: &std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
         let lost = mutants::is(Mutant::NoSpaceSwallowed) && written.as_ref().is_err_and(|(_, e)| full(e));
         if lost { Ok(()) } else { written }.map_err(|(i, e)| {

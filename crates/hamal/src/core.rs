@@ -231,7 +231,7 @@ impl Core {
         if written > 0 || self.pool.dirty_pages() <= self.dirty_cap() / 2 {
             return Ok(written);
         }
-        Ok(self.pool.clean(Lsn::MAX, usize::MAX, WriteReason::Cleaner)?.written)
+        Ok(self.pool.clean(Lsn::MAX, usize::MAX, WriteReason::Evict)?.written)
     }
 
     /// Takes a checkpoint if one is due: by log bytes, and by time if `clock`. Whether it did.
