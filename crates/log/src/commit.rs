@@ -95,13 +95,19 @@ impl Who {
     }
 }
 
-/// Takes those who are served off the list: all tasks, and so many threads.
-fn take_served(waiters: &mut Vec<Waiter>, durable: u64, mut threads: usize) -> Vec<Who> {
+impl Waiter {
+    fn is_thread(&self) -> bool {
+        matches!(self.who, Who::Thread(_))
+    }
+}
+
+/// Takes those who are served off the list: so many threads, and all tasks or none.
+fn take_served(waiters: &mut Vec<Waiter>, durable: u64, mut threads: usize, tasks: bool) -> Vec<Who> {
     let mut served = Vec::new();
     let mut i = 0;
     while i < waiters.len() {
-        let is_thread = matches!(waiters[i].who, Who::Thread(_));
-        if waiters[i].to <= durable && (!is_thread || threads > 0) {
+        let is_thread = waiters[i].is_thread();
+        if waiters[i].to <= durable && if is_thread { threads > 0 } else { tasks } {
             threads -= usize::from(is_thread);
             served.push(waiters.swap_remove(i).who);
         } else {
@@ -181,16 +187,20 @@ impl Log {
     }
 
     /// Whether the leader writes the next group too: if enough wait for it. Then one of those who are served is woken, to wake
-    /// the others, so that the device does not wait for that.
+    /// the others, so that the device does not wait for that. Tasks are left to that one: a waker is foreign code, which may run
+    /// its task at once, and a task that waits for the log would wait for the thread that it runs on.
     fn goes_on(&self) -> bool {
         let served = {
             let mut waiters = self.waiters.lock();
             let durable = self.durable.load(SeqCst);
-            if waiters.iter().filter(|w| w.to > durable).count() < GO_ON {
+            let served = |thread: bool| waiters.iter().any(|w| w.to <= durable && w.is_thread() == thread);
+            // With nobody to leave them to, tasks are woken when leadership is given up.
+            let kept = served(false) && !served(true);
+            if kept || waiters.iter().filter(|w| w.to > durable).count() < GO_ON {
                 return false;
             }
             let forgets = mutants::is(Mutant::LeaderForgetsTheOthers);
-            take_served(&mut waiters, durable, if forgets { usize::MAX } else { 1 })
+            take_served(&mut waiters, durable, if forgets { usize::MAX } else { 1 }, false)
         };
         let woken = if mutants::is(Mutant::LeaderForgetsTheOthers) { 1 } else { usize::MAX };
         served.into_iter().take(woken).for_each(Who::wake);
@@ -199,7 +209,7 @@ impl Log {
 
     /// Wakes two of the threads that are served, which do the same, and all tasks.
     fn wake_more(&self) {
-        let served = take_served(&mut self.waiters.lock(), self.durable.load(SeqCst), 2);
+        let served = take_served(&mut self.waiters.lock(), self.durable.load(SeqCst), 2, true);
         served.into_iter().for_each(Who::wake);
     }
 
@@ -323,8 +333,8 @@ impl Log {
                 return;
             }
             let to = if self.poison.is_set() { u64::MAX } else { self.durable.load(SeqCst) };
-            let served = take_served(&mut waiters, to, usize::MAX);
-            if let Some(i) = waiters.iter().position(|w| matches!(w.who, Who::Thread(_))) {
+            let served = take_served(&mut waiters, to, usize::MAX, true);
+            if let Some(i) = waiters.iter().position(Waiter::is_thread) {
                 next = Some(waiters.swap_remove(i).who);
             }
             served

@@ -552,6 +552,41 @@ fn tickets_can_be_polled() {
     }
 }
 
+/// A waker that runs its task at once, which appends and waits for the log.
+struct RunsAtOnce(Arc<Log>);
+impl std::task::Wake for RunsAtOnce {
+    fn wake(self: Arc<Self>) {
+        let a = append(&self.0, b"of the task");
+        self.0.force(a.end, ForceReason::Commit).unwrap();
+    }
+}
+
+/// LOG-7: no foreign code runs while the log is led, or it would wait for its own thread.
+#[test]
+fn a_task_that_waits_for_the_log_is_woken_by_nobody_who_leads_it() {
+    let d = disk();
+    let log = Arc::new(create(&d, &small()));
+    let poll = |to: Lsn, waker: std::task::Waker| {
+        let mut ticket = log.ticket(to);
+        let mut cx = std::task::Context::from_waker(&waker);
+        assert!(std::future::Future::poll(std::pin::Pin::new(&mut ticket), &mut cx).is_pending());
+    };
+    let a = append(&log, b"async");
+    poll(a.end, Arc::new(RunsAtOnce(log.clone())).into());
+    // So many wait for more that the leader goes on.
+    for n in 0..8 {
+        poll(Lsn(a.end.0 + (1 << 20) + n), Arc::new(Flag(false.into())).into());
+    }
+    let (done, wait) = std::sync::mpsc::channel();
+    let leader = log.clone();
+    std::thread::spawn(move || {
+        leader.force(a.end, ForceReason::Commit).unwrap();
+        done.send(()).unwrap();
+    });
+    wait.recv_timeout(Duration::from_secs(30)).expect("the leader waits for itself");
+    assert!(log.durable() > a.end, "the task was woken, and its record is durable");
+}
+
 #[test]
 fn segment_size_pad_and_sync_may_change_between_opens() {
     let d = disk();
