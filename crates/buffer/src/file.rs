@@ -3,7 +3,7 @@
 use crate::Pool;
 use crate::pool::DATA;
 use hamal_error::{Error, ErrorKind, Result};
-use hamal_page::PageId;
+use hamal_page::{Lsn, PageId};
 use hamal_sync::atomic::Ordering::*;
 
 const LEAST_STEP: u64 = 1 << 20;
@@ -25,6 +25,8 @@ impl Pool {
             return Ok(());
         }
         let _length = self.file_length.lock();
+        // Again: who seals the engine off waits for this lock, and may leave the file to somebody else then (T16).
+        self.check()?;
         let have = self.file_pages();
         if pages <= have {
             return Ok(());
@@ -36,6 +38,12 @@ impl Pool {
             grown = self.allocate(have, pages);
         }
         grown
+    }
+
+    /// The same for a checkpoint that has begun: no cut that was announced before it comes afterwards (SPACE-5).
+    pub fn file_pages_at_checkpoint(&self) -> u64 {
+        let _length = self.file_length.lock();
+        self.file_pages()
     }
 
     /// By how many pages the data file grows at once: an eighth of it, 1 MiB to 64 MiB.
@@ -59,25 +67,35 @@ impl Pool {
     }
 
     /// Cuts free pages off the end of the data file; only pages that are free and not in memory (clean copies that nobody
-    /// uses are dropped first). No latch held. `false`, with nothing changed, if a page beyond the new end is in use.
+    /// uses are dropped first). `announced` is the LSN of a record that came before. No latch held. `false`, with the file as it
+    /// was, if a page beyond the new end is in use, or a checkpoint has begun since that record (SPACE-5).
     ///
     /// # Errors
     /// `NoSpace`, with nothing changed: a file system that copies what it changes may need room for a cut. Other I/O errors poison.
-    pub fn shrink_to(&self, pages: u64) -> Result<bool> {
-        self.check()?;
+    pub fn shrink_to(&self, pages: u64, announced: Lsn) -> Result<bool> {
         let _length = self.file_length.lock();
+        // The cleaner is kept out: a write in flight would grow the file again.
+        let _cleaner = self.cleaner.lock();
+        // Not before: who seals the engine off waits for these locks, and may leave the file to somebody else then (T16).
+        self.check()?;
         if pages >= self.file_pages() {
             return Ok(true);
         }
-        // The cleaner is kept out: a write in flight would grow the file again.
-        let _cleaner = self.cleaner.lock();
+        // A checkpoint publishes its begin before it asks for the length, which it does under `file_length`.
+        if self.begun.load(SeqCst) > announced.0 {
+            return Ok(false);
+        }
         for frame in 0..self.region.len() as u32 {
             let f = self.region.desc(frame);
             let beyond = |p: Option<PageId>| p.is_some_and(|p| p.0 >= pages);
             if !beyond(f.page()) {
                 continue;
             }
-            let guard = self.region.write(frame);
+            #[cfg(test)]
+            self.step(crate::tests::Step::Cutting, PageId(pages));
+            // The frame may be given to another page meanwhile, whose latch is not waited for: who makes a page may wait for the
+            // cleaner.
+            let Some(guard) = self.region.write_while(frame, |f| beyond(f.page())) else { continue };
             if !beyond(f.page()) {
                 continue;
             }

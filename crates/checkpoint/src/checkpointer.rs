@@ -156,7 +156,7 @@ impl Checkpointer {
         between(Between::TablesAndEnd)?;
 
         // Step 3 (CKP-3): between the scan and the publication of R, never earlier.
-        let data_pages = pool.file_pages();
+        let data_pages = pool.file_pages_at_checkpoint();
         // A page that has been cut off the file since is no witness.
         let (witness_page, witness_lsn) = match pool.witness() {
             (page, lsn) if page.0 < data_pages => (page, lsn),

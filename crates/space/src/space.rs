@@ -7,7 +7,7 @@ use hamal_buffer::{ExclusivePage, PageEdit, Pin, Pool, Stop};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Whole;
 use hamal_mutants::{self as mutants, Mutant};
-use hamal_page::{PageId, header};
+use hamal_page::{Lsn, PageId, header};
 use hamal_sync::Mutex;
 use hamal_trace::ForceReason;
 use hamal_txn::TxnManager;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Log bytes of a map record beside its payload, generously.
 const RECORD_OVERHEAD: u64 = 256;
+/// How often a cut is tried while others are in its way for a moment.
+const CUTS: usize = 3;
 
 /// The free-space manager of an open database.
 ///
@@ -337,21 +339,23 @@ impl Space {
         let end = self.high_water()?.0.max(reserved);
         if end < self.pool().file_pages() {
             // What lies behind the end now stays free: pages are only allocated from reservations.
-            if !mutants::is(Mutant::CutUnannounced) {
-                self.log_cut()?;
+            for _ in 0..CUTS {
+                let announced = if mutants::is(Mutant::CutUnannounced) { Lsn::MAX } else { self.log_cut()? };
+                let log = self.txns.log();
+                if !mutants::is(Mutant::FileCutEarly) {
+                    log.force(log.tail(), ForceReason::Asked)?;
+                }
+                if self.pool().shrink_to(end, announced)? {
+                    break;
+                }
             }
-            let log = self.txns.log();
-            if !mutants::is(Mutant::FileCutEarly) {
-                log.force(log.tail(), ForceReason::Asked)?;
-            }
-            self.pool().shrink_to(end)?;
         }
         Ok(self.pool().file_pages())
     }
 
     /// Logs a change of map page 0 that changes nothing: a log that goes on behind the last checkpoint says that the file may
     /// be shorter than that checkpoint knew (SPACE-5).
-    fn log_cut(&self) -> Result<()> {
+    fn log_cut(&self) -> Result<Lsn> {
         let _pin = self.pool().fetch(PageId(0))?;
         let mut credit = self.pool().credit(RECORD_OVERHEAD, 0, 1, false)?;
         let mut page = match self.pool().try_exclusive(PageId(0)) {
@@ -362,8 +366,7 @@ impl Space {
             }
         };
         let edit = PageEdit { page: &mut page, op: OP_SET, whole: Whole::No, payload: &[] };
-        self.txns.structure(None, SPACE_RM, &mut [edit], &mut credit)?;
-        Ok(())
+        Ok(self.txns.structure(None, SPACE_RM, &mut [edit], &mut credit)?.lsn)
     }
 
     fn per_map(&self) -> u64 {

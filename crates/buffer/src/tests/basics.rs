@@ -1,4 +1,5 @@
 //! Reading, changing, freeing, limits, failures.
+use super::Step;
 use super::bench::*;
 use crate::*;
 use hamal_disk::{Disk, MemFault, MemOp, OpenMode};
@@ -274,15 +275,94 @@ fn shrinking_spares_what_is_in_use() {
     b.cut_log();
     b.pool.bump(9);
     let before = b.pool.file_pages();
-    assert!(!b.pool.shrink_to(5).unwrap());
+    assert!(!b.pool.shrink_to(5, Lsn::MAX).unwrap());
     assert_eq!(b.pool.file_pages(), before);
     b.pool.free_page(9);
-    assert!(b.pool.shrink_to(5).unwrap());
+    assert!(b.pool.shrink_to(5, Lsn::MAX).unwrap());
     assert_eq!(b.pool.file_pages(), 5);
     assert_eq!(b.pool.shared(PageId(7)).unwrap_err().kind(), ErrorKind::PageCorrupt);
     b.pool.grow_to(8).unwrap();
     assert_eq!(b.pool.shared(PageId(7)).unwrap_err().kind(), ErrorKind::PageCorrupt);
     b.pool.check_at_rest();
+}
+
+/// SPACE-5: a checkpoint that begins behind the record which announces a cut may tell the former length, with nothing behind it
+/// in the log.
+#[test]
+fn a_cut_that_was_announced_before_a_checkpoint_is_refused() {
+    let b = Bench::with_pages(10);
+    b.cut_log();
+    b.pool.free_page(9);
+    let announced = b.pool.bump(0);
+    let before = b.pool.file_pages();
+    b.pool.begin();
+    assert!(!b.pool.shrink_to(9, announced).unwrap());
+    assert_eq!(b.pool.file_pages_at_checkpoint(), before);
+    let announced = b.pool.bump(0);
+    assert!(b.pool.shrink_to(9, announced).unwrap());
+    assert_eq!(b.pool.file_pages_at_checkpoint(), 9);
+}
+
+/// T16: who has sealed the engine off and waited for the file's locks may leave the file to another process.
+#[test]
+fn a_cut_that_waits_while_the_engine_is_sealed_off_is_none() {
+    let b = Bench::with_pages(10);
+    b.pool.free_page(9);
+    let len = || b.disk.open("data", OpenMode::default()).unwrap().len().unwrap();
+    let before = len();
+    std::thread::scope(|s| {
+        let held = b.pool.file_length.lock();
+        let cut = s.spawn(|| b.pool.shrink_to(5, Lsn::MAX));
+        let grown = s.spawn(|| b.pool.grow_to(10_000));
+        // Time to come to the lock.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        b.pool.log().poison(hamal_error::Error::internal("sealed off"));
+        drop(held);
+        assert_eq!(cut.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(grown.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
+    });
+    assert_eq!(len(), before);
+}
+
+/// A frame with a page beyond the new end is given to a page that somebody makes, who then waits for the cleaner.
+#[test]
+fn a_cut_does_not_wait_for_a_page_that_is_made() {
+    let b = Bench::with_pages(10);
+    b.pool.free_page(9);
+    // Somebody looked at the free page after all.
+    drop(b.pool.shared(PageId(9)).unwrap());
+    b.pool.forget(PageId(3));
+    let (made, wait_made) = std::sync::mpsc::channel();
+    let (looked, wait_looked) = std::sync::mpsc::channel();
+    let (done, wait_done) = std::sync::mpsc::channel();
+    let wait_made = std::sync::Mutex::new(wait_made);
+    b.pool.once_at(Step::Cutting, 9, move |_| {
+        looked.send(()).unwrap();
+        wait_made.lock().unwrap().recv().unwrap();
+    });
+    let b = Arc::new(b);
+    let (cutter, maker) = (b.clone(), b.clone());
+    let (cut_done, made_done) = (done.clone(), done);
+    std::thread::spawn(move || {
+        assert!(cutter.pool.shrink_to(9, Lsn::MAX).unwrap());
+        cut_done.send(()).unwrap();
+    });
+    std::thread::spawn(move || {
+        wait_looked.recv().unwrap();
+        let frame = maker.pool.desc_of(9).unwrap();
+        maker.pool.forget(PageId(9));
+        let page = maker.pool.create(PageId(3)).unwrap();
+        assert!(frame.holds(PageId(3)), "the frame that was given up last is taken first");
+        made.send(()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(maker.pool.cleaner.lock());
+        drop(page);
+        made_done.send(()).unwrap();
+    });
+    for _ in 0..2 {
+        wait_done.recv_timeout(std::time::Duration::from_secs(30)).expect("neither waits for the other");
+    }
+    assert_eq!(b.pool.file_pages(), 9);
 }
 
 #[test]

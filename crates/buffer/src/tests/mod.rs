@@ -21,6 +21,8 @@ pub(crate) enum Step {
     Written,
     /// W-5 is done for this page.
     Ended,
+    /// A frame with a page beyond the end of a cut has been found, and is not latched.
+    Cutting,
 }
 
 type Call = dyn Fn(&Pool, Step, PageId) + Send + Sync;

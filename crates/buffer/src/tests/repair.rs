@@ -119,7 +119,7 @@ fn a_page_cut_off_is_forgotten() {
     let (b, _) = two_versions();
     assert_ne!(b.pool.versions().get(PageId(2)), 0);
     b.pool.free_page(2);
-    assert!(b.pool.shrink_to(2).unwrap());
+    assert!(b.pool.shrink_to(2, Lsn::MAX).unwrap());
     assert_eq!(b.pool.versions().get(PageId(2)), 0);
     assert!(b.pool.versions().take_changed(0));
 }
