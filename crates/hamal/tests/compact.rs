@@ -1,5 +1,7 @@
 //! A data file that gets smaller while the database is in use (BTREE-15, SPACE-5).
+use hamal::disk::{CrashModel, MemDisk};
 use hamal::{Database, Durability, ErrorKind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -254,4 +256,38 @@ fn an_error_of_the_caller_ends_it_and_nothing_is_lost() {
     check(&db, 8000);
     db.close().unwrap();
     assert_eq!(db.compact(&mut |_| Ok(())).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+/// The log that recovery reads names pages that were freed, and cut off the file: it needs no room for them.
+#[test]
+fn recovery_does_not_bring_back_what_was_cut_off() {
+    let disk = MemDisk::new();
+    let builder = Database::builder()
+        .page_size(4096)
+        .cache_bytes(16 << 20)
+        .log_segment_bytes(256 << 10)
+        .background(false);
+    let db = builder.create_on(Arc::new(disk.clone())).unwrap();
+    let tx = db.begin_write().unwrap();
+    tx.create_tree("stays").unwrap().put(b"one", b"row").unwrap();
+    let tree = tx.create_tree("t").unwrap();
+    (0..30_000).for_each(|n| tree.put(key(n), value(n)).unwrap());
+    drop(tree);
+    tx.commit().unwrap();
+    let tx = db.begin_write().unwrap();
+    tx.drop_tree("t").unwrap();
+    tx.commit().unwrap();
+    let report = db.compact(&mut |_| Ok(())).unwrap();
+    assert!(report.pages_after < 16 && report.pages_before > 1000, "{report:?}");
+    // The device has been filled by others since.
+    let image = disk.crash(CrashModel::KeepAll);
+    image.set_capacity(Some(image.used() + (2 << 20)));
+    let db = builder.open_on(Arc::new(image)).unwrap();
+    assert!(!db.recovery_report().clean);
+    assert!(db.stats().file_pages < 600, "{}", db.stats().file_pages);
+    assert_eq!(
+        db.begin_read().unwrap().tree("stays").unwrap().get(b"one").unwrap().as_deref(),
+        Some(&b"row"[..])
+    );
+    assert!(db.verify(&mut |_, _| {}).unwrap().findings.is_empty());
 }

@@ -52,7 +52,9 @@ pub fn redo(
 ) -> Result<()> {
     let pool = ctx.txns.pool().clone();
     pool.begin_redo(ctx.control.redo);
-    if let Some((&last, _)) = analysis.pages.last_key_value() {
+    // Pages that are free at the end may have been cut off the file: for them it need not grow, and there may be no room (SPACE-5).
+    let freed = |p: &PageRedo| matches!(p.whole, Some((_, Whole::Free)));
+    if let Some((&last, _)) = analysis.pages.iter().rev().find(|(_, p)| !freed(p)) {
         pool.grow_to(last.0.saturating_add(1))?;
     }
     let rules = Rules { pool: &pool, trace: &ctx.trace, end: ctx.end.end, bypass: ctx.bypass };
