@@ -76,11 +76,14 @@ impl Database {
         progress: &mut dyn FnMut(&CompactReport) -> Result<()>,
     ) -> Result<()> {
         let core = self.core();
+        // Nobody drops these trees; but who verifies waits for transactions only.
+        let tx = self.begin_write()?;
         for (id, root) in [(CATALOGUE_TREE, CATALOGUE_ROOT), (GARBAGE_TREE, GARBAGE_ROOT)] {
             let mut r = Relocation::new(Tree { id, root }, limit);
             while core.btree.relocate(&mut r)? {}
             report.moved += r.moved();
         }
+        tx.rollback()?;
         let trees = core.catalogue.list(&core.txns.snapshot()?.view())?;
         for info in &trees {
             self.move_nodes(info, limit, report, progress)?;
@@ -154,6 +157,13 @@ impl Database {
         let low = key.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rows = Vec::new();
         let (view, high) = (snapshot.view(), Bound::Unbounded);
+        // While a snapshot is open that sees the tree its pages are not freed. Of one that was dropped before they may be anybody's.
+        if core.catalogue.find(&view, &info.name)?.is_none_or(|now| now.tree != info.tree) {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no tree {:?} any more", info.name),
+            ));
+        }
         let more = core.btree.scan(&view, info.tree, low, high, Direction::Forward, ROWS, &mut rows)?;
         Ok((more, rows))
     }

@@ -258,6 +258,48 @@ fn an_error_of_the_caller_ends_it_and_nothing_is_lost() {
     assert_eq!(db.compact(&mut |_| Ok(())).unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
 
+/// A tree is dropped after it was listed, and its pages are another's by the time that its turn comes.
+#[test]
+fn a_tree_that_is_dropped_meanwhile_is_passed_by() {
+    let db = Database::builder().page_size(4096).background(false).in_memory().unwrap();
+    let tx = db.begin_write().unwrap();
+    let junk = tx.create_tree("junk").unwrap();
+    (0..2000).for_each(|n| junk.put(key(n), value(n)).unwrap());
+    for name in ["a", "b"] {
+        let tree = tx.create_tree(name).unwrap();
+        (0..2000).for_each(|n| tree.put(key(n), value(n)).unwrap());
+    }
+    drop(junk);
+    tx.commit().unwrap();
+    let tx = db.begin_write().unwrap();
+    tx.drop_tree("junk").unwrap();
+    tx.commit().unwrap();
+    while db.maintenance_step().unwrap() {}
+    let mut dropped = false;
+    db.compact(&mut |_| {
+        if !std::mem::replace(&mut dropped, true) {
+            let tx = db.begin_write()?;
+            tx.drop_tree("b")?;
+            tx.commit()?;
+            while db.maintenance_step()? {}
+            // Takes all pages that are free.
+            let tx = db.begin_write()?;
+            let tree = tx.create_tree("c")?;
+            (0..6000).try_for_each(|n| tree.put(key(n), value(n)))?;
+            drop(tree);
+            tx.commit()?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert!(dropped);
+    let read = db.begin_read().unwrap();
+    assert_eq!(read.tree("a").unwrap().iter().count(), 2000);
+    assert_eq!(read.tree("c").unwrap().iter().count(), 6000);
+    drop(read);
+    assert!(db.verify(&mut |_, _| {}).unwrap().findings.is_empty());
+}
+
 /// The log that recovery reads names pages that were freed, and cut off the file: it needs no room for them.
 #[test]
 fn recovery_does_not_bring_back_what_was_cut_off() {
