@@ -90,6 +90,11 @@ impl Checkpointer {
         self.shown.lock().1
     }
 
+    /// Waits until no checkpoint is being taken. On a poisoned engine none begins again.
+    pub fn quiesce(&self) {
+        drop(self.control.lock());
+    }
+
     fn append(&self, log: &Log, kind: RecordKind, data: &[u8]) -> Result<(Lsn, Lsn)> {
         let spec =
             RecordSpec { kind, rm: RmId(0), txn: TxnRef::None, prev: Lsn::NULL, blocks: &[], undo: data };

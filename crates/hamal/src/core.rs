@@ -243,10 +243,10 @@ impl Core {
         if !by_bytes && !by_time || self.is_between() {
             return Ok(false);
         }
-        // The checkpoint then tells how long the file is.
-        self.cut_tail()?;
+        // First, so that the checkpoint tells how long the file is then. Without a cut it is as necessary as with one.
+        let cut = self.cut_tail();
         self.checkpoint()?;
-        Ok(true)
+        cut.map(|()| true)
     }
 
     /// Gives the end of the data file back if much more of it is free than it grows by at once.
@@ -336,6 +336,7 @@ impl Core {
         // could be settled): it must not land in files that another process has opened and recovered meanwhile (T16).
         self.pool.quiesce();
         self.log.quiesce();
+        self.checkpointer.quiesce();
     }
 }
 

@@ -255,3 +255,38 @@ fn an_older_data_file_is_refused() {
         assert_eq!(e.kind(), hamal::ErrorKind::WrongDatabase, "{e}");
     }
 }
+
+/// A space map that cannot be read keeps the file from being cut, and no checkpoint from being taken.
+#[test]
+fn checkpoints_go_on_without_a_space_map() {
+    let disk = MemDisk::new();
+    let db = small().create_on(Arc::new(disk.clone())).unwrap();
+    let write = |db: &hamal::Database, n: u64| {
+        let tx = db.begin_write().unwrap();
+        tx.open_or_create_tree("t").unwrap().put("k", bytes(n, 500)).unwrap();
+        tx.commit().unwrap();
+    };
+    write(&db, 0);
+    db.close().unwrap();
+    let db = small().open_on(Arc::new(disk.clone())).unwrap();
+    // Until the log has no image of the map any more.
+    for n in 0..1000 {
+        write(&db, n);
+        if n % 100 == 0 {
+            db.flush().unwrap();
+            db.checkpoint().unwrap();
+        }
+    }
+    db.engine().pool().evict_page(hamal::PageId(0)).unwrap();
+    disk.open("data", OpenMode::default()).unwrap().write_at(1000, &[0xa5; 8]).unwrap();
+    assert_eq!(db.engine().space().high_water().unwrap_err().kind(), ErrorKind::PageCorrupt);
+    let before = db.stats().redo_point;
+    let mut told = false;
+    for n in 0..1000 {
+        write(&db, n);
+        told |= db.maintenance_step().is_err();
+    }
+    assert!(told);
+    let after = db.stats().redo_point;
+    assert!(after > before + (256 << 10), "{before} {after}");
+}
