@@ -49,6 +49,10 @@ impl Runner {
             Err(e) if matches!(e.kind, FailureKind::Refused | FailureKind::NoSpace) => {
                 self.refused += 1;
                 self.model.refused(change);
+                // It needs log, and may have made some of the file smaller: nobody has to be rolled back.
+                if matches!(op, Op::Compact) {
+                    return;
+                }
                 let txn = op.txn().unwrap_or_else(|| panic!("{place}: {op}: {e}"));
                 self.out.insert(txn);
                 let back = Op::Rollback { txn };
