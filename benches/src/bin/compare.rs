@@ -259,8 +259,8 @@ const AGAINST: [&str; 3] = ["raw", "redb", "BTreeMap"];
 
 fn judge(args: &Args, results: &Results) -> Any<ExitCode> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("ratios.json");
-    let now = ratios(results, &AGAINST);
     if args.bless {
+        let now = ratios(results, &AGAINST);
         std::fs::write(&file, serde_json::to_string_pretty(&now)? + "\n")?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -268,7 +268,7 @@ fn judge(args: &Args, results: &Results) -> Any<ExitCode> {
         format!("no ratios to compare with in {}: {e}; store some with --quick --bless", file.display())
     })?;
     let stored: BTreeMap<String, f64> = serde_json::from_str(&text)?;
-    let lost = losses(&stored, &now, 0.15);
+    let lost = losses(&stored, results, 0.15);
     for (name, was, is) in &lost {
         eprintln!(
             "slower: {name} was {}, is {} ({:.0} %)",

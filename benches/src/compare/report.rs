@@ -196,16 +196,16 @@ pub fn ratios(results: &Results, against: &[&str]) -> BTreeMap<String, f64> {
     out
 }
 
-/// The entries of `stored` that have lost more than `share` (0.15: 15 %), with what they are now.
+/// The entries of `stored` that have lost more than `share` (0.15: 15 %), with what they are now: those of which the medians have, and of
+/// which hamal's best round beside the other engine's worst is below what is stored too. The rounds of some workloads lie far apart,
+/// and are no loss then.
 #[must_use]
-pub fn losses(
-    stored: &BTreeMap<String, f64>,
-    now: &BTreeMap<String, f64>,
-    share: f64,
-) -> Vec<(String, f64, f64)> {
+pub fn losses(stored: &BTreeMap<String, f64>, results: &Results, share: f64) -> Vec<(String, f64, f64)> {
     let lost = |(name, was): (&String, &f64)| {
-        let is = *now.get(name)?;
-        (is < was * (1.0 - share)).then(|| (name.clone(), *was, is))
+        let (workload, engine) = name.rsplit_once(" / ")?;
+        let (own, other) = (results.rate(workload, "hamal")?, results.rate(workload, engine)?);
+        let is = own.median / other.median;
+        (is < was * (1.0 - share) && own.max / other.min < *was).then(|| (name.clone(), *was, is))
     };
     stored.iter().filter_map(lost).collect()
 }
@@ -228,8 +228,12 @@ mod tests {
         assert_eq!(now, BTreeMap::from([("w / redb".to_string(), 0.8)]));
         let stored =
             |was: f64| BTreeMap::from([("w / redb".to_string(), was), ("gone / redb".to_string(), 9.0)]);
-        assert_eq!(losses(&stored(0.9), &now, 0.15), []);
-        assert_eq!(losses(&stored(1.0), &now, 0.15), [("w / redb".to_string(), 1.0, 0.8)]);
+        assert_eq!(losses(&stored(0.9), &r, 0.15), []);
+        assert_eq!(losses(&stored(1.0), &r, 0.15), [("w / redb".to_string(), 1.0, 0.8)]);
+        // The rounds of redb now lie so far apart that nothing can be said.
+        r.add("w", "redb", measured(50.0));
+        r.add("w", "redb", measured(100.0));
+        assert_eq!(losses(&stored(1.0), &r, 0.15), []);
     }
 
     #[test]
