@@ -63,7 +63,7 @@ impl Database {
             self.move_below(PageId(used), &mut report, progress)?;
             // Values that were written anew have left their former pages.
             core.collect_all()?;
-            core.space.shrink()?;
+            core.relieved(|| core.space.shrink())?;
             core.checkpoint()?;
         }
         (report.pages_used, report.pages_after) = core.space.usage()?;
@@ -81,7 +81,7 @@ impl Database {
         let tx = self.begin_write()?;
         for (id, root) in [(CATALOGUE_TREE, CATALOGUE_ROOT), (GARBAGE_TREE, GARBAGE_ROOT)] {
             let mut r = Relocation::new(Tree { id, root }, limit);
-            while core.btree.relocate(&mut r)? {}
+            while core.relieved(|| core.btree.relocate(&mut r))? {}
             report.moved += r.moved();
         }
         tx.rollback()?;
@@ -110,7 +110,7 @@ impl Database {
                 return Ok(());
             }
             for _ in 0..PARENTS {
-                more = more && self.core().btree.relocate(&mut r)?;
+                more = more && self.core().relieved(|| self.core().btree.relocate(&mut r))?;
             }
             tx.rollback()?;
             report.moved += r.moved() - before;

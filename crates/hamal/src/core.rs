@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 /// Leaves that one step of the collector looks at, and batches of garbage that it frees.
 const TIDY_LEAVES: usize = 64;
+/// How many such steps a compaction makes at most.
+const TIDY_ROUNDS: usize = 1 << 12;
 const GARBAGE_BATCHES: usize = 16;
 /// Steps of the collector after the horizon has moved.
 const LOOKS: u32 = 32;
@@ -287,14 +289,30 @@ impl Core {
         Ok(more || (tidied > 0 && hope.1 > 0))
     }
 
+    /// Tries again if the log was full, after making what room can be made.
+    pub(crate) fn relieved<T>(&self, mut f: impl FnMut() -> Result<T>) -> Result<T> {
+        match f() {
+            Err(e) if e.kind() == ErrorKind::LogFull => {
+                self.relieve()?;
+                f()
+            }
+            done => done,
+        }
+    }
+
     /// Frees all that nobody can need any more.
     pub(crate) fn collect_all(&self) -> Result<()> {
         // What asynchronous commits left behind is kept until they are durable.
         self.log.flush_pending()?;
         let _collecting = self.collecting.lock();
         self.txns.collect();
-        self.btree.tidy_queued(usize::MAX)?;
-        while self.garbage.collect(GARBAGE_BATCHES)? {}
+        // A few at a time: all of them may take more log than there is. What a snapshot holds is queued again, so there is an end.
+        for _ in 0..TIDY_ROUNDS {
+            if self.relieved(|| self.btree.tidy_queued(TIDY_LEAVES))? < TIDY_LEAVES {
+                break;
+            }
+        }
+        while self.relieved(|| self.garbage.collect(GARBAGE_BATCHES))? {}
         Ok(())
     }
 

@@ -46,23 +46,31 @@ impl Btree {
     /// tree must not be dropped meanwhile.
     ///
     /// # Errors
-    /// `LogFull`, `NoSpace`; as a page read.
+    /// `LogFull`, `NoSpace`; as a page read. It can be called again then.
     pub fn relocate(&self, r: &mut Relocation) -> Result<bool> {
-        let Some((level, key)) = r.at.take() else { return Ok(false) };
+        let Some((level, key)) = r.at.clone() else { return Ok(false) };
         let level = match level {
             Some(level) => level,
             None => {
                 let root = || Ok(node(r.tree, r.tree.root, &self.pool().try_shared(r.tree.root)?)?.level());
                 match self.pages_only(root)?.checked_sub(1) {
                     Some(below) => below,
-                    None => return Ok(false),
+                    None => {
+                        r.at = None;
+                        return Ok(false);
+                    }
                 }
             }
         };
         let (keys, next) = self.pages_only(|| self.nodes_beyond(r.tree, &key, level, r.limit))?;
         for key in keys {
-            let Some(moved) = self.relocate_one(r.tree, &key, level, r.limit)? else { return Ok(false) };
-            r.moved += u64::from(moved);
+            match self.relocate_one(r.tree, &key, level, r.limit)? {
+                Some(moved) => r.moved += u64::from(moved),
+                None => {
+                    r.at = None;
+                    return Ok(false);
+                }
+            }
         }
         r.at = match next {
             Some(key) => Some((Some(level), key)),
