@@ -37,7 +37,8 @@ impl Database {
     /// What an open snapshot still needs stays where it is, as do the roots of trees: so the file can be longer than
     /// `pages_used` afterwards, much longer if a tree was made when the file was long. Nor does a space map move, of which there is
     /// one at every 32,256th page of 4096 bytes (126 MiB; of 16,384 bytes: 130,560th, 2 GiB): the file is not cut below the last one
-    /// that it ever had. What is moved is logged whole, and `LogFull` ends the work. It ends with a checkpoint.
+    /// that it ever had. What is moved is logged whole; a full log ends the work if checkpoints make no room. A tree that
+    /// somebody is about to drop or rename is left as it is. It ends with a checkpoint.
     ///
     /// ```
     /// # fn main() -> hamal::Result<()> {
@@ -187,11 +188,11 @@ impl Database {
     }
 }
 
-/// `None` for what is not there any more.
+/// `None` for what is not there any more, or not to be had now.
 fn gone_or<T>(found: Result<T>) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Conflict) => Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound || e.is_retryable() => Ok(None),
         Err(e) => Err(e),
     }
 }

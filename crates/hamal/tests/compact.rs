@@ -352,3 +352,21 @@ fn recovery_does_not_bring_back_what_was_cut_off() {
     );
     assert!(db.verify(&mut |_, _| {}).unwrap().findings.is_empty());
 }
+
+/// Another transaction holds a tree exclusively: it is left as it is.
+#[test]
+fn a_tree_that_is_being_dropped_is_passed_over() {
+    let builder = Database::builder().page_size(4096).lock_timeout(std::time::Duration::from_millis(20));
+    let db = sparse_in(builder.in_memory().unwrap(), 4000);
+    let tx = db.begin_write().unwrap();
+    tx.drop_tree("t").unwrap();
+    thread::scope(|s| {
+        let moved = s.spawn(|| db.compact(&mut |_| Ok(())).unwrap().moved).join().unwrap();
+        assert_eq!(moved, 0);
+    });
+    // By the thread of the transaction itself, too.
+    assert_eq!(db.compact(&mut |_| Ok(())).unwrap().moved, 0);
+    tx.rollback().unwrap();
+    assert!(db.compact(&mut |_| Ok(())).unwrap().moved > 0);
+    check(&db, 4000);
+}
