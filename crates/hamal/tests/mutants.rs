@@ -121,6 +121,10 @@ mod with_the_feature {
     const NOTICED: &[(Mutant, ErrorKind)] = &[
         // Opening after the close finds seals of the segments' former content.
         (Mutant::CrcWithoutLsn, ErrorKind::LogCorrupt),
+        // The leaf of an insert that was rolled back has gone, and its page is another's.
+        (Mutant::FingerVersionIgnored, ErrorKind::PageCorrupt),
+        // The tree that is made again in the second round is still known by its name.
+        (Mutant::NamesNotForgotten, ErrorKind::AlreadyExists),
     ];
 
     #[test]
