@@ -289,6 +289,12 @@ fn statements_of_read_committed_are_held_to_one_moment() {
     s().txn(Rc, &read(&both[..1], (5, 15)), done, Some(5)).finds_only(Anomaly::NotTheSnapshot);
     s().txn(Rc, &read(&[], (10, 15)), done, Some(5)).finds_only(Anomaly::NotTheSnapshot);
     s().txn(Rc, &read(both, (5, 9)), done, Some(5)).finds_only(Anomaly::NotTheSnapshot);
+    // What it has locked it sees as it was then, though that commit is not in the next statement's snapshot yet; the others it does not.
+    let lock =
+        |state: &[u64]| Op::Read { key: 1, state: Some(state.to_vec()), locked: true, at: Some((5, 5)) };
+    let then = |rows: &[(u64, &[u64])]| [lock(&[1]), read(rows, (5, 5))[0].clone()];
+    s().txn(Rc, &then(&both[..1]), done, Some(5)).passes();
+    s().txn(Rc, &then(both), done, Some(5)).finds_only(Anomaly::NotTheSnapshot);
 }
 
 #[test]

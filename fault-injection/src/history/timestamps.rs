@@ -70,8 +70,14 @@ impl<'h> Timeline<'h> {
         let writes = t.writes();
         let at = t.at();
         if t.level == Level::ReadCommitted {
+            // A row that it has locked is its own from then on: it sees it as it was then, newer than a statement's moment, if that
+            // commit was not durable yet.
+            let mut own = BTreeMap::new();
             for s in seen.chunk_by(|a, b| a.op == b.op) {
-                self.hold_statement(t, s, report);
+                let others: Vec<_> =
+                    s.iter().filter(|r| r.locked || own.get(&r.key) != Some(&r.state)).collect();
+                self.hold_statement(t, &others, report);
+                own.extend(s.iter().filter(|r| r.locked).map(|r| (r.key, r.state)));
             }
         } else if let Some(snapshot) = t.snapshot {
             for s in &seen {
@@ -121,7 +127,7 @@ impl<'h> Timeline<'h> {
     }
 
     /// A statement of read committed: there is one moment within its span at which all of its rows were so.
-    fn hold_statement(&self, t: &Transaction, seen: &[Seen<'_>], report: &mut Report) {
+    fn hold_statement(&self, t: &Transaction, seen: &[&Seen<'_>], report: &mut Report) {
         let Some((low, high)) = seen.first().and_then(|s| s.at) else { return };
         report.counts.held += seen.len() as u64;
         // Whoever waited for a row gets the newest, whenever that was committed.
