@@ -64,7 +64,7 @@ impl Database {
             self.move_below(PageId(used), &mut report, progress)?;
             // Values that were written anew have left their former pages.
             core.collect_all()?;
-            core.relieved(|| core.space.shrink())?;
+            core.relieved(|| core.space.shrink(core.checked()))?;
             core.checkpoint()?;
         }
         (report.pages_used, report.pages_after) = core.space.usage()?;

@@ -257,10 +257,15 @@ impl Core {
         if free >= 2 * self.pool.growth() { self.cut_file() } else { Ok(()) }
     }
 
+    /// Where the log ended after the last checkpoint.
+    pub(crate) fn checked(&self) -> Lsn {
+        self.last.lock().tail
+    }
+
     /// Gives what is free at the end of the data file back. Want of room for the record, or for the cut, is no error: the file
     /// stays as it is.
     fn cut_file(&self) -> Result<()> {
-        match self.space.shrink() {
+        match self.space.shrink(self.checked()) {
             Err(e) if !matches!(e.kind(), ErrorKind::NoSpace | ErrorKind::LogFull) => Err(e),
             _ => Ok(()),
         }

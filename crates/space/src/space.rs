@@ -327,11 +327,12 @@ impl Space {
     /// meanwhile; others may read and write. The records that free the pages are made durable first: then no
     /// recovery needs the pages (SPACE-5). No latch held. Returns the pages that the file has now; it stays as it
     /// is if somebody just has a page behind the end in use. Take a checkpoint afterwards: until then the control file
-    /// says that the file is longer.
+    /// says that the file is longer. `checked` is where the log ended after the newest checkpoint known: if it has gone on
+    /// since, no record of its own has to announce the cut.
     ///
     /// # Errors
     /// As a logged change; a failed flush or cut poisons.
-    pub fn shrink(&self) -> Result<u64> {
+    pub fn shrink(&self, checked: Lsn) -> Result<u64> {
         let _search = self.search.lock();
         // Reservations first, then bits: a page leaves the one only after it has entered the other, and
         // `search` keeps new reservations away, so no page is missed in both.
@@ -339,9 +340,14 @@ impl Space {
         let end = self.high_water()?.0.max(reserved);
         if end < self.pool().file_pages() {
             // What lies behind the end now stays free: pages are only allocated from reservations.
-            for _ in 0..CUTS {
-                let announced = if mutants::is(Mutant::CutUnannounced) { Lsn::MAX } else { self.log_cut()? };
-                let log = self.txns.log();
+            let log = self.txns.log();
+            for turn in 0..CUTS {
+                let announced = match turn {
+                    _ if mutants::is(Mutant::CutUnannounced) => Lsn::MAX,
+                    // A newer checkpoint begins at or behind `checked`, so above this.
+                    0 if log.tail() > checked && checked > Lsn::NULL => Lsn(checked.0 - 1),
+                    _ => self.log_cut()?,
+                };
                 if !mutants::is(Mutant::FileCutEarly) {
                     log.force(log.tail(), ForceReason::Asked)?;
                 }

@@ -208,9 +208,9 @@ fn shrinking_spares_what_is_reserved() {
     let pages = db.allocate(600).unwrap();
     let reserved = db.space.reserve(3).unwrap();
     db.free(&pages[10..]);
-    assert_eq!(db.space.shrink().unwrap(), reserved.pages()[2].0 + 1);
+    assert_eq!(db.space.shrink(hamal_page::Lsn::NULL).unwrap(), reserved.pages()[2].0 + 1);
     drop(reserved);
-    assert_eq!(db.space.shrink().unwrap(), 13);
+    assert_eq!(db.space.shrink(hamal_page::Lsn::NULL).unwrap(), 13);
     assert_eq!(ids(&db.allocate(2).unwrap()), [13, 14]);
     assert!(db.txns.pool().file_pages() >= 15);
 }
