@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+mod short;
+
 /// An engine and what it is put through.
 #[derive(Clone)]
 pub struct Kit {
@@ -195,12 +197,18 @@ impl Report {
 /// Runs a campaign. `live` shows how it gets on, and can stop it. A thread that hangs is given up; its scenario is a violation, and
 /// another thread takes its place.
 pub fn campaign(kits: &[Kit], plan: &Plan, live: &Live) -> Report {
+    campaign_and(kits, kits, plan, live)
+}
+
+/// [`campaign`]; short scenarios ([`short`]) are drawn from `short`.
+pub(crate) fn campaign_and(kits: &[Kit], short: &[Kit], plan: &Plan, live: &Live) -> Report {
     let started = Instant::now();
     // glibc keeps freed memory from here on, instead of giving it back after each database and paying page faults for the
     // next: its thresholds follow the largest mapping that was freed.
     drop(std::hint::black_box(Vec::<u8>::with_capacity(31 << 20)));
     let shared = Shared {
         kits: kits.into(),
+        short: short.into(),
         plan: plan.clone(),
         live: live.clone(),
         started,
@@ -300,6 +308,7 @@ fn fewer_that_hang(kits: &[Kit], plan: &Plan, first: (Case, Finding)) -> (Case, 
 /// What the threads of a campaign share.
 struct Shared {
     kits: Box<[Kit]>,
+    short: Box<[Kit]>,
     plan: Plan,
     live: Live,
     started: Instant,
@@ -347,7 +356,7 @@ struct Worker<'a> {
     plan: &'a Plan,
     live: &'a Live,
     /// New databases to start from.
-    starts: HashMap<(usize, Config, Persistence), Option<Image>>,
+    starts: HashMap<(String, Config, Persistence), Option<Image>>,
     report: Report,
 }
 
@@ -372,7 +381,7 @@ impl<'a> Worker<'a> {
         let after = kit.workload.afterwards();
         let planned = kit.workload.faults(seed);
         let creates = !kit.workload.in_turn() && random.one_in(64);
-        let start = if creates { None } else { self.start(which, &config, model) };
+        let start = if creates { None } else { self.start(kit, &config, model) };
         let subject = Subject {
             engine: &*kit.engine,
             config: &config,
@@ -392,7 +401,7 @@ impl<'a> Worker<'a> {
             return;
         }
         let scenario = Scenario { faults: &faults, ..scenario };
-        self.keep(kit, subject, scenario, start.is_none(), finding, seed);
+        self.keep(kit, subject, scenario, finding, seed);
     }
 
     /// Runs, crashes and disturbs one scenario.
@@ -484,29 +493,38 @@ impl<'a> Worker<'a> {
     }
 
     /// A new database of this kit to start from; `None` if making one fails, which scenarios that create it report.
-    fn start(&mut self, which: usize, config: &Config, model: Persistence) -> Option<Image> {
-        let kit = &self.kits[which];
-        let key = (which, config.clone(), model);
+    fn start(&mut self, kit: &Kit, config: &Config, model: Persistence) -> Option<Image> {
+        let key = (kit.engine.name().to_string(), config.clone(), model);
         self.starts.entry(key).or_insert_with(|| newborn(&*kit.engine, config, model).ok()).clone()
     }
 
     /// Makes a violation small and keeps it.
-    fn keep(
-        &mut self,
-        kit: &Kit,
-        subject: Subject<'_>,
-        scenario: Scenario<'_>,
-        creates: bool,
-        finding: Finding,
-        seed: u64,
-    ) {
+    fn keep(&mut self, kit: &Kit, subject: Subject<'_>, scenario: Scenario<'_>, finding: Finding, seed: u64) {
         let after_cases = self.live.cases.load(Relaxed);
         let after_seconds = self.shared.started.elapsed().as_secs_f64();
         if finding.violation.oracle == Oracle::Silent {
             self.report.silent += 1;
         }
+        let until = Instant::now() + self.plan.shrink;
+        let (case, violation) = self.small(kit, subject, scenario, finding, seed, self.plan.shrink * 2 / 3);
+        let operations_before = scenario.ops.len();
+        let found = Found { case, violation, after_cases, after_seconds, operations_before };
+        let found = if found.case.is_small() { found } else { self.shorter(kit, found, seed, until) };
+        self.report.found.push(found);
+    }
+
+    /// The violation as a case, made small within `time`.
+    fn small(
+        &self,
+        kit: &Kit,
+        subject: Subject<'_>,
+        scenario: Scenario<'_>,
+        finding: Finding,
+        seed: u64,
+        time: Duration,
+    ) -> (Case, Violation) {
         let quick = Search::quick(scenario.model, seed);
-        let small = shrink(subject, scenario, quick, finding.clone(), self.plan.shrink);
+        let small = shrink(subject, scenario, quick, finding.clone(), time);
         let small = without_alarm(subject, scenario, quick, small, finding);
         let violation = small.finding.violation.clone();
         let mut case = Case {
@@ -514,7 +532,7 @@ impl<'a> Worker<'a> {
             engine: kit.engine.name().to_string(),
             workload: kit.workload.name().to_string(),
             model: scenario.model,
-            creates,
+            creates: scenario.start.is_none(),
             config: subject.config.clone(),
             mutant: self.plan.mutant.clone(),
             oracle: Some(violation.oracle),
@@ -528,13 +546,7 @@ impl<'a> Worker<'a> {
         if !where_.is_empty() {
             case.says.push(where_);
         }
-        self.report.found.push(Found {
-            case,
-            violation,
-            after_cases,
-            after_seconds,
-            operations_before: scenario.ops.len(),
-        });
+        (case, violation)
     }
 }
 

@@ -501,6 +501,11 @@ impl Case {
         if self.engine.is_empty() { Err("which engine?".into()) } else { Ok(()) }
     }
 
+    /// Whether it is as small as a person likes to read: at most 10 operations and 2 decisions.
+    pub fn is_small(&self) -> bool {
+        self.ops.len() <= 10 && self.decisions() <= 2
+    }
+
     /// Decisions that the case makes: crashes, runs of answers, and faults.
     pub fn decisions(&self) -> usize {
         let exceptions: usize =

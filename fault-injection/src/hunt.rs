@@ -3,7 +3,7 @@
 //! Hunters go in order: the [situations](crate::workloads::situations) that were written for the bug, crashed or damaged; then the
 //! ordinary campaign. What is caught is made small, and then run again with the bug off: if it is still there, it was a false alarm of
 //! the harness and no catch.
-use crate::campaign::{Found, Kit, Live, Plan, Report, campaign, replay};
+use crate::campaign::{Found, Kit, Live, Plan, Report, campaign, campaign_and, replay};
 use crate::case::Case;
 use crate::engine::Config;
 use crate::kits::situations_kit;
@@ -84,7 +84,7 @@ impl Hunter<'_> {
             if self.over() {
                 return;
             }
-            if situation.is_crashed() { self.crash(&situation) } else { self.damage(&situation) }
+            if situation.is_crashed() { self.crash(&situation, kits) } else { self.damage(&situation) }
         }
         if !self.over() {
             let left = self.plan.time.map(|t| t.saturating_sub(self.started.elapsed()));
@@ -95,7 +95,7 @@ impl Hunter<'_> {
     }
 
     /// Every crash of a situation, under all models of the plan.
-    fn crash(&mut self, situation: &Situation) {
+    fn crash(&mut self, situation: &Situation, kits: &[Kit]) {
         let situations = Situations::of(vec![situation.clone()]);
         let left = self.plan.time.map(|t| t.saturating_sub(self.started.elapsed()));
         let plan = Plan {
@@ -105,7 +105,7 @@ impl Hunter<'_> {
             faults: Vec::new(),
             ..self.plan.clone()
         };
-        let report = campaign(&[situations_kit(situations)], &plan, self.live);
+        let report = campaign_and(&[situations_kit(situations)], kits, &plan, self.live);
         self.take(report, Some(&situation.name));
     }
 

@@ -99,20 +99,27 @@ impl Shrinker<'_> {
             return false;
         }
         self.best.searches += 1;
-        let scenario = Scenario { ops, ..self.scenario };
         let (most, until) = (self.most, self.until);
-        let mut go_on = |t: &super::Tally| t.cases < most && Instant::now() < until;
-        let (tally, found) = search(self.subject, scenario, self.search, &mut go_on);
-        match found {
-            Some(f) if f.violation.oracle == self.oracle => {
+        // Fewer operations make fewer calls: the error strikes the same call at a lower number.
+        for faults in sooner(&self.best.faults) {
+            let scenario = Scenario { ops, faults: &faults, ..self.scenario };
+            let mut go_on = |t: &super::Tally| t.cases < most && Instant::now() < until;
+            let (tally, found) = search(self.subject, scenario, self.search, &mut go_on);
+            if let Some(f) = found
+                && f.violation.oracle == self.oracle
+            {
                 // What shows in the scenario itself needs no crash.
                 self.most = if f.crashes.is_empty() { 1 } else { (16 * tally.cases).clamp(LEAST, MOST) };
                 self.best.ops = ops.to_vec();
+                self.best.faults = faults;
                 self.best.finding = f;
-                true
+                return true;
             }
-            _ => false,
+            if self.late() {
+                break;
+            }
         }
+        false
     }
 
     fn fewer_crashes(&mut self) {
@@ -256,6 +263,16 @@ impl Shrinker<'_> {
             self.best.finding = Finding { op: self.best.finding.op, ..f };
         }
     }
+}
+
+/// The planned errors as they are, and, if it is one, at each earlier call of its kind.
+fn sooner(faults: &[IoFault]) -> impl Iterator<Item = Vec<IoFault>> + use<> {
+    let first = faults.to_vec();
+    let earlier = match faults {
+        [one] => (1..one.nth).rev().map(|nth| IoFault { nth, ..one.clone() }).collect(),
+        _ => Vec::new(),
+    };
+    std::iter::once(first).chain(earlier.into_iter().map(|f| vec![f]))
 }
 
 /// The operations without the transaction that begins at `at`.
