@@ -63,8 +63,8 @@ Examples:
   hamal torture --minutes 5                 crash the engine on a simulated disk at every point of many scenarios
 
 Commands that only read work on a database that was closed, that crashed, or that lies on a read-only medium. They \
-see what recovery would make of it and do not change a byte. While another process has it open only waldump and page --raw \
-work.
+see what recovery would make of it and do not change a byte. While another process has it open only waldump (also with \
+--follow) and page --raw work.
 
 ",
     exit_codes!()

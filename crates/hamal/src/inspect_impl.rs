@@ -4,9 +4,11 @@ use crate::{Disk, Error, ErrorKind, Result};
 use hamal_btree::{BTREE_RM, Btree};
 use hamal_checkpoint::{CheckpointEnd, Chunk, Control, ControlFile};
 use hamal_disk::PosixDisk;
-use hamal_log::{LogEnd, LogIdentity, LogOptions, LogReader, Record, RecordKind, Whole, find_end};
-use hamal_page::{Lsn, TxnId};
-use hamal_space::{SPACE_RM, SpaceManager};
+use hamal_log::{
+    LogEnd, LogFollower, LogIdentity, LogOptions, LogReader, Record, RecordKind, Whole, find_end,
+};
+use hamal_page::{Lsn, PageId, TxnId};
+use hamal_space::{SPACE_RM, SpaceManager, map_of};
 use hamal_txn::{Registry, ResourceManager, parts_left};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -86,6 +88,31 @@ impl Inspect {
     pub fn reader(&self, end: &LogEnd) -> Result<LogReader> {
         LogReader::open(&self.disk, self.identity(), end)
     }
+    /// Reads records from `from` on (the start or the end of a record), and goes on as another process logs more.
+    ///
+    /// # Errors
+    /// `LogCorrupt`, `Io`.
+    pub fn follow(&self, from: Lsn) -> Result<LogFollower> {
+        LogFollower::open(&self.disk, self.identity(), from)
+    }
+    /// Whether the record changes a row with that key, or whatever else its manager calls so. A CLR names no key.
+    pub fn names_key(&self, r: &Record, key: &[u8]) -> bool {
+        let mut named = false;
+        if let Some(m) = self.registry.get(r.rm) {
+            m.keys(r, &mut |k| named |= k == key);
+        }
+        named
+    }
+    /// Whether the record may touch that slot of that page, as the page numbered its slots before. What gives the whole page
+    /// does, and what a manager has logged that is not known here.
+    pub fn names_slot(&self, r: &Record, page: PageId, slot: u64) -> bool {
+        r.blocks.iter().enumerate().filter(|(_, b)| b.page == page).any(|(i, b)| {
+            let (Whole::No, Some(m)) = (b.whole, self.manager_of(r, b.page)) else { return true };
+            let mut named = false;
+            m.slots(b.op, r.payload(i), &mut |s| named |= s.contains(&slot));
+            named
+        })
+    }
     /// What keeps the log from being cut, as far as the last checkpoint and `losers` (the transactions that recovery rolls
     /// back) tell, the one that keeps the most first.
     ///
@@ -120,6 +147,11 @@ impl Inspect {
         pins.extend(first.map(|t| Pin::new(PinKind::Transaction, t, Lsn(t), tail)));
         Pin::sort(&mut pins);
         Ok(pins)
+    }
+    /// Who applies what the record does to the page: the space manager to a map page, whoever logged it.
+    fn manager_of(&self, r: &Record, page: PageId) -> Option<&Arc<dyn ResourceManager>> {
+        let is_map = map_of(page, self.control.page_size as usize).0 == page;
+        self.registry.get(if is_map { SPACE_RM } else { r.rm })
     }
     /// The name of a resource manager.
     pub fn manager_name(&self, id: hamal_page::RmId) -> String {
@@ -164,7 +196,7 @@ impl Inspect {
         for (i, b) in r.blocks.iter().enumerate() {
             let _ = write!(s, "\n    page {} former {} ", b.page, b.former);
             let payload = r.payload(i);
-            let _ = match (b.whole, self.registry.get(r.rm)) {
+            let _ = match (b.whole, self.manager_of(r, b.page)) {
                 (Whole::Image, _) => write!(s, "image, {} bytes", payload.len()),
                 (Whole::Free, _) => write!(s, "free"),
                 (Whole::Init, Some(m)) => {

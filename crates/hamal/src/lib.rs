@@ -133,7 +133,7 @@ pub mod disk {
 /// Reading the log.
 pub mod log {
     pub use hamal_log::{
-        BlockRef, LogEnd, LogIdentity, LogReader, Record, RecordKind, SyncMethod, Verdict, Whole,
+        BlockRef, LogEnd, LogFollower, LogIdentity, LogReader, Record, RecordKind, SyncMethod, Verdict, Whole,
     };
 }
 
@@ -159,5 +159,7 @@ pub mod raw {
     pub use hamal_log::{Appended, Log, Record, RecordKind, RecordSpec, TxnRef, Whole};
     pub use hamal_page::{HEADER_LEN, header};
     pub use hamal_space::{OP_CLEAR, OP_SET, Reservation, SPACE_RM, Space};
-    pub use hamal_txn::{Compensated, ResourceManager, Savepoint, Txn, TxnManager, UndoCtx, View};
+    pub use hamal_txn::{
+        Compensated, ResourceManager, Savepoint, Txn, TxnManager, UndoCtx, View, parts_left,
+    };
 }

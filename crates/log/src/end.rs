@@ -124,7 +124,7 @@ fn find(files: &mut Files, seeds: Seeds, from: Lsn, proven: Lsn) -> Result<LogEn
 }
 
 /// The checksum of the seal before the group at `from`, if it can be known: `from` may lie inside a group.
-fn seal_before(files: &mut Files, from: u64) -> Result<Option<u32>> {
+pub(crate) fn seal_before(files: &mut Files, from: u64) -> Result<Option<u32>> {
     if let Some(s) = files.segment(from)
         && s.first == from
         && s.seal_before == 0
@@ -143,7 +143,7 @@ fn seal_before(files: &mut Files, from: u64) -> Result<Option<u32>> {
 ///
 /// With the seal before known the records are passed over by their lengths, and the group's checksum, which covers all of them, says
 /// whether these were lengths of records.
-fn group(files: &mut Files, start: u64, before: Option<u32>) -> Result<Option<Seal>> {
+pub(crate) fn group(files: &mut Files, start: u64, before: Option<u32>) -> Result<Option<Seal>> {
     let mut at = start;
     let seal = loop {
         match files.place(at, u64::MAX)? {

@@ -106,6 +106,10 @@ impl Files {
     pub(crate) fn forget(&mut self, lsn: u64) {
         self.chunks.retain(|c| lsn < c.start || lsn - c.start >= c.bytes.len() as u64);
     }
+    /// Forgets the chunks that reach beyond `lsn`: somebody may have written there since.
+    pub(crate) fn forget_beyond(&mut self, lsn: u64) {
+        self.chunks.retain(|c| c.start + c.bytes.len() as u64 <= lsn);
+    }
     /// Everything in `[from, end)`, if all of it is in memory.
     pub(crate) fn memory(&self, from: u64, end: u64) -> Option<LogMemory> {
         let mut have: Vec<&Chunk> = self.chunks.iter().collect();

@@ -13,6 +13,7 @@ mod codec;
 mod commit;
 mod end;
 mod files;
+mod follow;
 mod format;
 mod log;
 mod memory;
@@ -29,6 +30,7 @@ mod ticket;
 mod varint;
 
 pub use end::{LogEnd, Verdict, find_end, find_end_and_read};
+pub use follow::LogFollower;
 pub use log::{Appended, Log, LogStats};
 pub use memory::LogMemory;
 pub use options::{LogIdentity, LogOptions, SyncMethod};

@@ -140,6 +140,10 @@ impl Record {
     pub fn undo(&self) -> &[u8] {
         &self.bytes[self.undo.clone()]
     }
+    /// All of its bytes, as they lie in the log.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
     /// Bytes of the record in the log.
     pub fn len(&self) -> usize {
         (self.end.0 - self.lsn.0) as usize

@@ -6,6 +6,7 @@ use hamal_log::{Appended, Record};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, RmId};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A data structure that lives in pages and takes part in logging, rollback and recovery.
@@ -29,6 +30,17 @@ pub trait ResourceManager: PageOps {
     fn undo(&self, record: &Record, ctx: UndoCtx<'_>) -> Result<Compensated>;
     /// Describes one block of a record for people: `insert key=.. len=..`. Total.
     fn describe(&self, op: u8, payload: &[u8], f: &mut dyn fmt::Write) -> fmt::Result;
+    /// Names the keys of what the record changes, for who looks for all records about one (`hamal waldump --key`). A record that
+    /// names none, a CLR above all, need not: who looks knows which record it compensates. Total; by default there are no keys.
+    fn keys(&self, record: &Record, see: &mut dyn FnMut(&[u8])) {
+        let _ = (record, see);
+    }
+    /// Names the slots of its page that an operation touches, as they are numbered before it (`hamal waldump --page N --slot`):
+    /// rather too many than too few. Total; by default all.
+    fn slots(&self, op: u8, payload: &[u8], see: &mut dyn FnMut(Range<u64>)) {
+        let _ = (op, payload);
+        see(0..u64::MAX);
+    }
 }
 
 /// The resource managers of a database.

@@ -66,4 +66,13 @@ impl ResourceManager for BtreeManager {
     fn describe(&self, op: u8, payload: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
         if is_overflow(op) { overflow::describe(op, payload, f) } else { ops::describe(op, payload, f) }
     }
+    fn keys(&self, record: &Record, see: &mut dyn FnMut(&[u8])) {
+        // Of a record that cannot be read nothing more is named.
+        let _ = ops::names::keys(record, see);
+    }
+    fn slots(&self, op: u8, payload: &[u8], see: &mut dyn FnMut(Range<u64>)) {
+        if is_overflow(op) || ops::names::slots(op, payload, see).is_err() {
+            see(0..u64::MAX);
+        }
+    }
 }

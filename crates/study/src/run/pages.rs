@@ -14,6 +14,7 @@ use hamal::raw::{
 use hamal::{Engine, Error, ErrorKind, PageId, Result, RmId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Range;
 
 /// The manager's name.
 pub(crate) const NAME: &str = "study-pages";
@@ -141,6 +142,13 @@ impl ResourceManager for SlotPages {
                 write!(f, "slot {slot} += {amount}")
             }
             _ => write!(f, "operation {op}?"),
+        }
+    }
+    fn slots(&self, op: u8, payload: &[u8], see: &mut dyn FnMut(Range<u64>)) {
+        match (op, slot_of(payload)) {
+            (OP_PAD, _) => {}
+            (OP_WRITE | OP_ADD, Some((slot, _))) => see(u64::from(slot)..u64::from(slot) + 1),
+            _ => see(0..u64::MAX),
         }
     }
 }

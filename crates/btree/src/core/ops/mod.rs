@@ -6,6 +6,7 @@
 //! run. Slot numbers are in the payload; who logged it found them under the latch. It never trims an
 //! allotment and never takes a ghost away, except by PURGE, which names its slots (T9, T20).
 pub(crate) mod leaf;
+pub(crate) mod names;
 pub(crate) mod run;
 pub(crate) mod tree;
 pub(crate) mod undo;

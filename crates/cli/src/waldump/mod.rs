@@ -1,17 +1,23 @@
 //! `hamal waldump`: the log, record by record.
 //!
 //! The log's files are read as they are: nothing is opened for writing, nothing recovered. If the log is damaged, what
-//! lies before the damage is printed all the same, and the last line says what is wrong and where.
+//! lies before the damage is printed all the same, and the last line says what is wrong and where. `wanted.rs` has the filters,
+//! `follow.rs` goes on as the log grows.
+
+mod follow;
+mod wanted;
 
 use crate::open::{Common, Stop, exists};
-use crate::output::{Failure, Out, Result, grouped};
+use crate::output::{Failure, Out, Result, bytes, grouped, hex};
 use clap::Args;
+use follow::{Ended, follow};
 use hamal::inspect::Inspect;
 use hamal::log::{LogEnd, LogReader, Record, Verdict};
 use hamal::{Error, Lsn};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use wanted::Wanted;
 
 /// How far beyond --start a record is looked for: more than the longest record has.
 const LONGEST_RECORD: u64 = 256 << 10;
@@ -24,12 +30,23 @@ Examples:
   hamal waldump shop --start 0x4a10 --end 0x5000
   hamal waldump shop --txn T4a10                     one transaction
   hamal waldump shop --page 7 --kind update,clr      what was done to page 7
+  hamal waldump shop --page 7 --slot 3               what touched slot 3 of it
+  hamal waldump shop --key apple                     what was done to the row `apple`, and undone
   hamal waldump shop --chain 0x4a10                  what undo would visit from there
   hamal waldump shop --stats                         how much of the log is what
+  hamal waldump shop --start 0x4a10 --limit 1 --hex  one record, byte by byte
+  hamal waldump shop --follow --kind commit          commits of another process, as they are logged
 
 LSNs, transactions and pages are decimal, or hexadecimal with 0x (transactions also with T, as they are printed). \
 In compensation records (clr, dummy_clr) undonext stands in place of prev. The last line says how the log ends: a torn \
-tail, what a crash left of the last write, is normal (exit code 0); damage before the end is not (exit code 1).")]
+tail, what a crash left of the last write, is normal (exit code 0); damage before the end is not (exit code 1).
+
+With --follow a record is printed when its group is whole in the log, and the program goes on until Ctrl-C (exit code 130), until \
+--limit or --end is reached (0), or until nobody reads the output any more (0). It looks ten times a second and delays nobody. What the \
+other process gives back before it was read is named and left out. \
+A CLR counts for --key if the record that it undoes was met: for that the log is read from where recovery may need it, whatever --start says. \
+Splits, merges and images carry rows and are about none of them. Slots are numbered as before the record; what gives the whole page, or \
+does not say which slots it touches, touches all.")]
 pub(crate) struct Waldump {
     /// Directory of the database
     dir: PathBuf,
@@ -43,7 +60,7 @@ pub(crate) struct Waldump {
     #[arg(long, conflicts_with = "start")]
     from_checkpoint: bool,
     /// Print the record at this LSN and those that undo would visit from it: prevLSN, or undoNextLSN of a CLR, back to the first
-    #[arg(short, long, value_name = "LSN", value_parser = number, conflicts_with_all = ["start", "end", "from_checkpoint", "stats"])]
+    #[arg(short, long, value_name = "LSN", value_parser = number, conflicts_with_all = ["start", "end", "from_checkpoint", "stats", "page", "txn", "key", "kind"])]
     chain: Option<u64>,
     /// Only records of this transaction
     #[arg(short = 'x', long, value_parser = txn_number)]
@@ -51,6 +68,15 @@ pub(crate) struct Waldump {
     /// Only records that change this page
     #[arg(short = 'P', long, value_parser = number)]
     page: Option<u64>,
+    /// With --page: only records that touch this slot of it
+    #[arg(long, requires = "page", value_parser = number)]
+    slot: Option<u64>,
+    /// Only records that change the row with this key, in any tree, and the CLRs that undo them
+    #[arg(short, long)]
+    key: Option<String>,
+    /// The key of --key is given in hexadecimal
+    #[arg(long, requires = "key")]
+    key_hex: bool,
     /// Only records of these kinds
     #[arg(short = 'r', long, visible_alias = "type", value_delimiter = ',', value_parser = [
         "update", "structure", "clr", "dummy_clr", "commit", "abort", "end", "begin_checkpoint", "checkpoint_chunk",
@@ -63,6 +89,12 @@ pub(crate) struct Waldump {
     /// Print counts and bytes by manager and kind instead of records
     #[arg(short = 'z', long)]
     stats: bool,
+    /// Print the bytes of each record below it, as they lie in the log
+    #[arg(long, conflicts_with = "stats")]
+    hex: bool,
+    /// Go on as the log grows: also of a database that another process has open
+    #[arg(short, long, conflicts_with = "chain")]
+    follow: bool,
 }
 
 /// A number, decimal or with 0x.
@@ -137,6 +169,8 @@ struct JsonRecord<'a> {
     rm: String,
     pages: Vec<u64>,
     desc: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<String>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -145,94 +179,142 @@ struct Sum {
     bytes: u64,
 }
 
+/// What is being printed.
+struct Dump<'a> {
+    options: &'a Waldump,
+    json: bool,
+    inspect: &'a Inspect,
+    wanted: Wanted<'a>,
+    /// Records that may still be printed.
+    left: u64,
+    stats: BTreeMap<(String, &'static str), Sum>,
+}
+
+impl Dump<'_> {
+    /// The next record of the log: prints it if it is wanted. Whether to go on.
+    fn record(&mut self, r: &Record, out: &mut Out) -> Result<bool> {
+        if self.options.end.is_some_and(|end| r.lsn.0 >= end) {
+            return Ok(false);
+        }
+        if self.wanted.sees(self.inspect, r) {
+            self.left = self.left.saturating_sub(1);
+            if self.options.stats {
+                let sum = self.stats.entry((self.inspect.manager_name(r.rm), r.kind.name())).or_default();
+                sum.records += 1;
+                sum.bytes += r.len() as u64;
+            } else {
+                print_record(self.inspect, r, self.json, self.options.hex, out)?;
+            }
+        }
+        Ok(self.left > 0)
+    }
+    /// What comes last: the sums, and how the log ends.
+    fn last(&self, end: Lsn, verdict: &str, words: &str, out: &mut Out) -> Result<()> {
+        if self.options.stats {
+            print_stats(&self.stats, self.json, out)?;
+        }
+        if self.json {
+            return out.json(&serde_json::json!({ "end": end.0, "verdict": verdict, "words": words }));
+        }
+        out.line(words)
+    }
+}
+
 pub(crate) fn waldump(c: &Waldump, common: &Common, out: &mut Out) -> Result<()> {
     let stop = Stop::listen()?;
     exists(&c.dir)?;
-    let inspect = Inspect::open(&c.dir)?;
+    // A database that `hamal study --keep-dir` has left has a manager more.
+    let inspect = Inspect::open(&c.dir)?.with_manager(hamal_study::run::page_manager());
+    let key = c.key.as_deref().map(|k| bytes(k, c.key_hex)).transpose()?;
+    let from = c.start.or(c.from_checkpoint.then_some(inspect.control().checkpoint_begin.0));
+    let mut dump = Dump {
+        options: c,
+        json: common.json,
+        inspect: &inspect,
+        wanted: Wanted::new(c, key.as_deref(), from),
+        left: c.limit.unwrap_or(u64::MAX),
+        stats: BTreeMap::new(),
+    };
+    // Who looks for a key has to see the records that CLRs compensate.
+    let start = from.filter(|s| key.is_none() || *s < inspect.control().keep_from.0);
+    if c.follow {
+        return followed(&mut dump, start, &stop, out);
+    }
     let end = End::find(&inspect)?;
-    let mut stats: BTreeMap<(String, &'static str), Sum> = BTreeMap::new();
-    let below = c.end.unwrap_or(u64::MAX);
-    let mut left = c.limit.unwrap_or(u64::MAX);
+    if let Some(lsn) = c.chain {
+        return chain(&dump, inspect.reader(&end.at)?, Lsn(lsn), out);
+    }
     // Damage in a place that finding the end did not look at.
     let mut broken = None;
-    if let Some(lsn) = c.chain {
-        return chain(&inspect, inspect.reader(&end.at)?, Lsn(lsn), &mut left, common, out);
-    }
-    let start = if c.from_checkpoint { Some(inspect.control().checkpoint_begin.0) } else { c.start };
     match inspect.reader(&end.at).and_then(|reader| Records::new(reader, &inspect, start)) {
         Err(e) if e.is_corruption() => broken = Some(e),
         Err(e) => return Err(e.into()),
         Ok(mut records) => {
-            while left > 0 {
+            let mut more = dump.left > 0;
+            while more {
                 if stop.asked() {
                     return Err(Failure::Interrupted("the output is not complete".into()));
                 }
-                let r = match records.next() {
-                    Ok(Some(r)) if r.lsn.0 < below => r,
-                    Ok(_) => break,
+                more = match records.next() {
+                    Ok(Some(r)) => dump.record(&r, out)?,
+                    Ok(None) => false,
                     Err(e) if e.is_corruption() => {
                         broken = Some(e);
-                        break;
+                        false
                     }
                     Err(e) => return Err(e.into()),
                 };
-                if !c.wants(&r) {
-                    continue;
-                }
-                left -= 1;
-                if c.stats {
-                    let sum = stats.entry((inspect.manager_name(r.rm), r.kind.name())).or_default();
-                    sum.records += 1;
-                    sum.bytes += r.len() as u64;
-                } else {
-                    print_record(&inspect, &r, common.json, out)?;
-                }
             }
         }
     }
-    if c.stats {
-        print_stats(&stats, common.json, out)?;
-    }
-    let damage = broken.as_ref().or(end.damage.as_ref());
     let words = broken.as_ref().map_or_else(|| end.words(), |e| format!("the log is damaged: {e}"));
-    if common.json {
-        let verdict = if damage.is_some() { "damaged" } else { end.word() };
-        out.json(&serde_json::json!({ "end": end.at.end.0, "verdict": verdict, "words": words }))?;
-    } else {
-        out.line(&words)?;
+    let damaged = broken.is_some() || end.damage.is_some();
+    dump.last(end.at.end, if damaged { "damaged" } else { end.word() }, &words, out)?;
+    if damaged { Err(damage()) } else { Ok(()) }
+}
+
+fn damage() -> Failure {
+    Failure::Check("the log is damaged before its end".into())
+}
+
+/// From `start` on, and on.
+fn followed(dump: &mut Dump<'_>, start: Option<u64>, stop: &Stop, out: &mut Out) -> Result<()> {
+    let inspect = dump.inspect;
+    let keep = inspect.control().keep_from;
+    // Below what recovery needs a record has to be looked for.
+    let from = match start {
+        Some(s) if s < keep.0 => Records::new(inspect.reader(&End::find(inspect)?.at)?, inspect, start)?.at,
+        _ => keep,
+    };
+    if dump.left == 0 {
+        return Ok(());
     }
-    match damage {
-        None => Ok(()),
-        Some(_) => Err(Failure::Check("the log is damaged before its end".into())),
+    let (at, ended) = follow(dump, from, stop, out)?;
+    let words = match &ended {
+        Ended::Damaged(e) => format!("the log is damaged: {e}"),
+        _ => format!("the log was followed to {at}"),
+    };
+    let verdict = if matches!(ended, Ended::Damaged(_)) { "damaged" } else { "followed" };
+    dump.last(at, verdict, &words, out)?;
+    match ended {
+        Ended::Done => Ok(()),
+        Ended::Asked => Err(Failure::Interrupted(words)),
+        Ended::Damaged(_) => Err(damage()),
     }
 }
 
 /// One record, and what undo would visit from it.
-fn chain(
-    inspect: &Inspect,
-    mut reader: LogReader,
-    mut at: Lsn,
-    left: &mut u64,
-    common: &Common,
-    out: &mut Out,
-) -> Result<()> {
-    while !at.is_null() && *left > 0 {
+fn chain(dump: &Dump<'_>, mut reader: LogReader, mut at: Lsn, out: &mut Out) -> Result<()> {
+    let mut left = dump.left;
+    while !at.is_null() && left > 0 {
         let Some(r) = reader.read(at)?.filter(|r| r.lsn == at) else {
             return Err(Failure::Check(format!("no record starts at {at}, or the log no longer holds it")));
         };
-        print_record(inspect, &r, common.json, out)?;
-        *left -= 1;
+        print_record(dump.inspect, &r, dump.json, dump.options.hex, out)?;
+        left -= 1;
         at = r.prev;
     }
     Ok(())
-}
-
-impl Waldump {
-    fn wants(&self, r: &Record) -> bool {
-        self.txn.is_none_or(|t| r.txn.0 == t)
-            && self.page.is_none_or(|p| r.blocks.iter().any(|b| b.page.0 == p))
-            && (self.kind.is_empty() || self.kind.iter().any(|k| k == r.kind.name()))
-    }
 }
 
 /// Records in the order of the log.
@@ -276,7 +358,7 @@ impl Records {
 }
 
 /// What the record's manager says about it: the text for each page, in one line.
-fn description(inspect: &Inspect, r: &Record) -> String {
+pub(crate) fn description(inspect: &Inspect, r: &Record) -> String {
     let text = inspect.describe(r);
     let (head, blocks) = text.split_once('\n').unwrap_or((&text, ""));
     let tables = head.split_once(&format!(" {} bytes", r.len())).map_or("", |(_, t)| t.trim());
@@ -296,7 +378,7 @@ fn description(inspect: &Inspect, r: &Record) -> String {
     parts.join("; ")
 }
 
-fn print_record(inspect: &Inspect, r: &Record, json: bool, out: &mut Out) -> Result<()> {
+fn print_record(inspect: &Inspect, r: &Record, json: bool, with_bytes: bool, out: &mut Out) -> Result<()> {
     let desc = description(inspect, r);
     let rm = inspect.manager_name(r.rm);
     let pages: Vec<u64> = r.blocks.iter().map(|b| b.page.0).collect();
@@ -311,6 +393,7 @@ fn print_record(inspect: &Inspect, r: &Record, json: bool, out: &mut Out) -> Res
             rm,
             pages,
             desc,
+            bytes: with_bytes.then(|| hex(r.bytes())),
         });
     }
     let is_clr = matches!(r.kind.name(), "clr" | "dummy_clr");
@@ -325,7 +408,21 @@ fn print_record(inspect: &Inspect, r: &Record, json: bool, out: &mut Out) -> Res
         r.len(),
         r.kind.name(),
     );
-    out.line(line.trim_end())
+    out.line(line.trim_end())?;
+    if with_bytes { out.line(dumped(r.bytes())) } else { Ok(()) }
+}
+
+/// Bytes as people read them: sixteen a line, behind their offset, and as text where they are text.
+fn dumped(bytes: &[u8]) -> String {
+    let line = |(i, line): (usize, &[u8])| {
+        let mut digits: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
+        if digits.len() > 8 {
+            digits.insert(8, String::new());
+        }
+        let text = line.iter().map(|b| if (0x20..0x7f).contains(b) { char::from(*b) } else { '.' });
+        format!("    {:06x}  {:<48}  |{}|", 16 * i, digits.join(" "), text.collect::<String>())
+    };
+    bytes.chunks(16).enumerate().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn print_stats(stats: &BTreeMap<(String, &'static str), Sum>, json: bool, out: &mut Out) -> Result<()> {
@@ -373,5 +470,14 @@ mod tests {
         assert_eq!(txn_number("T10"), Ok(16));
         assert_eq!(txn_number("0x10"), Ok(16));
         assert!(txn_number("Tx").is_err());
+    }
+
+    #[test]
+    fn bytes_in_lines() {
+        let bytes: Vec<u8> = (0x3b..0x4c).collect();
+        let text = "    000000  3b 3c 3d 3e 3f 40 41 42  43 44 45 46 47 48 49 4a  |;<=>?@ABCDEFGHIJ|\n    000010  4b";
+        assert!(dumped(&bytes).starts_with(text), "{}", dumped(&bytes));
+        assert!(dumped(&bytes).ends_with("  |K|"));
+        assert_eq!(dumped(&[0, 0xff]).split_whitespace().collect::<Vec<_>>(), ["000000", "00", "ff", "|..|"]);
     }
 }
