@@ -3,8 +3,10 @@
 use crate::open::{Common, Stop, exists};
 use crate::output::{Failure, Out, Result};
 use crate::waldump::{number, txn_number};
+use crate::why::in_log;
 use clap::{Args, ValueEnum};
 use hamal::disk::{Disk, OverlayDisk, PosixDisk};
+use hamal::inspect::Inspect;
 use hamal::raw::TxnManager;
 use hamal::trace::{Event, Phase, Tracer};
 use hamal_study::{Filter, LsnStyle, Recorder, Sink, Trace};
@@ -40,12 +42,13 @@ Examples:
   hamal explain shop                         all of it
   hamal explain shop --page 7                the life of page 7
   hamal explain shop --txn T4a10             one transaction
-  hamal explain shop --why 0x4a10            why was this record (not) applied, (not) undone?
+  hamal explain shop --lsn 0x4a10            why was this record redone or skipped, undone or not?
   hamal explain shop --phase redo            one phase
   hamal explain shop --stop-after 3records   only so far: records, redo or clrs
   hamal explain shop --format html -o shop.html
 
-The recovery is the real one, on an overlay in memory. The last million events are kept.")]
+The recovery is the real one, on an overlay in memory. The last million events are kept; for --lsn those about its record, however \
+many there are. With --json a trace is JSON Lines, and the answer to --lsn one object (docs/formats/trace.md).")]
 pub(crate) struct Explain {
     /// Directory of the database
     dir: PathBuf,
@@ -55,8 +58,9 @@ pub(crate) struct Explain {
     /// Only what is about this transaction
     #[arg(long, value_parser = txn_number)]
     txn: Option<u64>,
-    /// Answer why the record at this LSN was, or was not, applied and undone
-    #[arg(long, value_name = "LSN", value_parser = number, conflicts_with_all = ["page", "txn"])]
+    /// Answer why the record at this LSN was redone or skipped, undone or not: in sentences, with the numbers that were compared
+    #[arg(long, visible_alias = "lsn", value_name = "LSN", value_parser = number,
+        conflicts_with_all = ["page", "txn", "start", "end", "phase", "format", "log_order"])]
     why: Option<u64>,
     /// Only records from this LSN on
     #[arg(long, value_parser = number)]
@@ -144,8 +148,17 @@ impl Counting {
 }
 
 pub(crate) fn explain(c: &Explain, common: &Common, out: &mut Out) -> Result<()> {
+    let stop = Stop::listen()?;
     exists(&c.dir)?;
-    let mut recorder = Recorder::new(Sink::Ring(VecDeque::new(), KEPT), database(&c.dir));
+    // A database that `hamal study --keep-dir` has left.
+    let manager = hamal_study::run::page_manager();
+    let inspect = Inspect::open(&c.dir)?.with_manager(manager.clone());
+    let asked = c.why.map(|lsn| in_log(&inspect, lsn, &stop)).transpose()?;
+    let sink = match &asked {
+        Some(log) => Sink::Picked(Vec::new(), log.picker()),
+        None => Sink::Ring(VecDeque::new(), KEPT),
+    };
+    let mut recorder = Recorder::new(sink, database(&c.dir));
     if c.log_order {
         recorder = recorder.in_log_order();
     }
@@ -155,8 +168,7 @@ pub(crate) fn explain(c: &Explain, common: &Common, out: &mut Out) -> Result<()>
         redone: AtomicU64::new(0),
         clrs: AtomicU64::new(0),
     });
-    let mut opening =
-        common.opening(&Stop::listen()?).with(|b| b.tracer(counting.clone()).recovery_threads(1));
+    let mut opening = common.opening(&stop).with(|b| b.tracer(counting.clone()).recovery_threads(1));
     if let Some(stop) = c.stop_after {
         let counting = counting.clone();
         opening = opening.with(|b| {
@@ -166,9 +178,6 @@ pub(crate) fn explain(c: &Explain, common: &Common, out: &mut Out) -> Result<()>
             })
         });
     }
-    // A database that `hamal study --keep-dir` has left.
-    let manager = hamal_study::run::page_manager();
-    let inspect = hamal::inspect::Inspect::open(&c.dir)?;
     if inspect.control().managers.iter().any(|m| m.name == manager.name()) {
         opening = opening.with(|b| b.resource_manager(manager));
     }
@@ -188,16 +197,23 @@ pub(crate) fn explain(c: &Explain, common: &Common, out: &mut Out) -> Result<()>
     let _ = recorder.close();
     let trace = recorder.trace();
     let format = if common.json { Format::Jsonl } else { c.format };
-    show(c, format, &trace, out)?;
+    match &asked {
+        Some(log) => write(c.output.as_deref(), &answer(&hamal_study::why(&trace, log), common.json), out)?,
+        None => show(c, format, &trace, out)?,
+    }
     failed.map_or(Ok(()), Err)
 }
 
-fn show(c: &Explain, format: Format, trace: &Trace, out: &mut Out) -> Result<()> {
-    if let Some(lsn) = c.why {
-        let said = hamal_study::why(trace, lsn, LsnStyle::Hex);
-        let missing = || Failure::Check(format!("recovery does not meet a record at {lsn:#x}"));
-        return out.line(said.ok_or_else(missing)?);
+/// The answer about one record: its sentences, or all of it.
+fn answer(why: &serde_json::Value, json: bool) -> String {
+    if json {
+        return format!("{why}\n");
     }
+    let words = why["words"].as_array().into_iter().flatten().filter_map(|w| w.as_str());
+    words.map(|w| format!("{w}\n")).collect()
+}
+
+fn show(c: &Explain, format: Format, trace: &Trace, out: &mut Out) -> Result<()> {
     let filter = Filter {
         page: c.page.map(|p| format!("page{p}")),
         txn: c.txn.map(|t| format!("T{t:x}")),

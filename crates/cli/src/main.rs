@@ -17,6 +17,7 @@ mod proof;
 mod study;
 mod torture;
 mod waldump;
+mod why;
 
 use clap::{Parser, Subcommand};
 use open::Common;

@@ -22,9 +22,6 @@ use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
-/// Bytes of a payload that a trace shows.
-const TRACED_BYTES: usize = 256;
-
 /// Where an appended record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
@@ -411,7 +408,7 @@ impl Log {
             let (page, former, op, whole) = (b.page, b.former, b.op, b.whole.name());
             // The bytes of an image are nothing to look at.
             let payload = if b.whole == Whole::Image { &[][..] } else { b.payload };
-            LoggedBlock { page, former, op, whole, payload: &payload[..payload.len().min(TRACED_BYTES)] }
+            LoggedBlock { page, former, op, whole, payload }
         }
         let blocks: Vec<_> = spec.blocks.iter().map(block).collect();
         let txn = match spec.txn {

@@ -5,13 +5,17 @@
 //! order, and only for scenarios: redo goes page by page in the engine, and its decisions are put in the order of their LSNs,
 //! as books have it, when the phase is over (a stable sort; [`Recorder::in_engine_order`] leaves it out).
 use crate::facts::{Counts, Facts, Known, lsn_name};
+use crate::runs;
 use crate::trace::{FORMAT, Row, Trace};
 use hamal::trace::{Event, ForceReason, Phase, SkipReason, Tracer, WriteReason};
 use hamal::{Lsn, PageId, TxnId};
 use serde_json::{Map, Value, json};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Whether a row is kept.
+pub type Picker = Box<dyn Fn(&Row) -> bool + Send>;
 
 /// Where rows go.
 pub enum Sink {
@@ -19,6 +23,8 @@ pub enum Sink {
     Memory(Vec<Row>),
     /// The last ones are kept: how many at most.
     Ring(VecDeque<Row>, usize),
+    /// Those that it picks are kept.
+    Picked(Vec<Row>, Picker),
     /// They are written as they come; the first error is kept and ends it.
     File(Box<dyn Write + Send>, Option<std::io::Error>),
 }
@@ -28,6 +34,7 @@ impl std::fmt::Debug for Sink {
         f.write_str(match self {
             Sink::Memory(_) => "Memory",
             Sink::Ring(..) => "Ring",
+            Sink::Picked(..) => "Picked",
             Sink::File(..) => "File",
         })
     }
@@ -44,6 +51,8 @@ pub(crate) struct Action {
     pub(crate) txn: Option<String>,
     /// The name of the record.
     pub(crate) label: Option<String>,
+    /// It is for the first record that frees a page.
+    pub(crate) names_a_free: bool,
     /// More fields of the record: slot, key, value before and after.
     pub(crate) more: Map<String, Value>,
 }
@@ -66,6 +75,8 @@ pub(crate) struct State {
     pub(crate) action: Action,
     /// The record that analysis looks at, while its changes come in.
     analysing: Option<Row>,
+    /// Pages that redo makes from a record that gives them whole, and that record.
+    rebuilt: HashMap<PageId, Lsn>,
     /// Redo's rows, until the phase is over.
     redo: Vec<Row>,
     /// Tables of the checkpoint that is being taken.
@@ -95,6 +106,7 @@ impl Recorder {
             facts: Facts::default(),
             action: Action::default(),
             analysing: None,
+            rebuilt: HashMap::new(),
             redo: Vec::new(),
             tables: None,
             counts: Counts::default(),
@@ -134,7 +146,7 @@ impl Recorder {
     pub fn trace(&self) -> Trace {
         let state = self.lock();
         let rows = match &state.sink {
-            Sink::Memory(rows) => rows.clone(),
+            Sink::Memory(rows) | Sink::Picked(rows, _) => rows.clone(),
             Sink::Ring(rows, _) => rows.iter().cloned().collect(),
             Sink::File(..) => Vec::new(),
         };
@@ -212,6 +224,11 @@ impl State {
         row.seq = self.seq;
         match &mut self.sink {
             Sink::Memory(rows) => rows.push(row),
+            Sink::Picked(rows, picks) => {
+                if picks(&row) {
+                    rows.push(row);
+                }
+            }
             Sink::Ring(rows, most) => {
                 if rows.len() >= *most {
                     rows.pop_front();
@@ -374,6 +391,7 @@ impl State {
                 self.redo(lsn, page, Some(why), rec_lsn, page_lsn);
             }
             Event::RedoImage { page, lsn, .. } => {
+                self.rebuilt.insert(page, lsn);
                 let mut row = self.row("page.rebuilt", vec![("page", self.page(page))]);
                 row.fields.extend(self.of_record(lsn).into_iter().map(|(k, v)| (k.to_string(), v)));
                 row.phase = "redo".into();
@@ -394,14 +412,18 @@ impl State {
     }
 
     fn appended(&mut self, event: &Event<'_>) {
-        let Event::LogAppend { lsn, end, kind, txn, prev, blocks, undo_len, .. } = *event else { return };
+        let Event::LogAppend { lsn, end, kind, rm, txn, prev, blocks, undo_len } = *event else { return };
         if !Facts::shown(kind) {
             return;
         }
         if let Some(name) = self.action.txn.clone().filter(|_| txn.0 == lsn.0 && self.phase == "run") {
             self.facts.name_txn(txn, name);
         }
-        let named = !matches!(kind, "structure" | "image") && self.phase == "run";
+        let named = self.phase == "run"
+            && match self.action.names_a_free {
+                true => blocks.iter().any(|b| b.whole == "free"),
+                false => !matches!(kind, "structure" | "image"),
+            };
         let label = if named { self.action.label.take() } else { None };
         let more = if kind == "update" { std::mem::take(&mut self.action.more) } else { Map::new() };
         let compensates = kind == "clr" || kind == "dummy_clr";
@@ -460,6 +482,15 @@ impl State {
                 add(&k, v);
             }
         }
+        if let [b] = blocks
+            && let Some(run) = runs::run(rm, b.op, b.payload)
+        {
+            add("rows", run.rows.into());
+            if let Some((first, last)) = run.keys {
+                let text = |k: &[u8]| Value::from(String::from_utf8_lossy(k));
+                add("keys", json!([text(&first), text(&last)]));
+            }
+        }
         if compensates {
             add("undo_of", undo_of.map_or(Value::Null, |u| self.lsn(u)));
             add("undo_next", self.lsn(prev));
@@ -516,6 +547,7 @@ impl State {
                 self.restarts += 1;
                 (self.run, self.phase) = (self.restarts, "analysis");
                 self.counts = Counts::default();
+                self.rebuilt.clear();
                 self.facts.restart();
             }
             Phase::Analysis => {
@@ -644,7 +676,8 @@ impl State {
         }
         let rec = rec_lsn.some().or(self.facts.dpt.get(&page).copied()).unwrap_or_default();
         let read = match skip {
-            None => self.facts.known(lsn).is_none_or(|k| k.kind != "image"),
+            // The record that gives the page whole.
+            None => self.rebuilt.get(&page) != Some(&lsn),
             Some(why) => why == SkipReason::PageLsnNotBelowLsn,
         };
         let mut row = self.row("redo.rec", self.of_record(lsn));

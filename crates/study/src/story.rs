@@ -1,9 +1,6 @@
-//! Parts of a trace: of one page, one transaction, one record.
-use crate::text::{LsnStyle, Names};
+//! Parts of a trace: of one page, one transaction.
 use crate::trace::{Row, Trace};
-use crate::words::sentence;
 use serde_json::Value;
-use std::collections::BTreeSet;
 
 /// Which rows are kept. Empty: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,50 +49,4 @@ impl Filter {
     pub fn is_empty(&self) -> bool {
         *self == Filter::default()
     }
-}
-
-/// Why a record was, or was not, applied and undone: a sentence or more; `None` if the trace does not speak of it.
-pub fn why(trace: &Trace, lsn: u64, style: LsnStyle) -> Option<String> {
-    let mut names = Names::new(style);
-    let mut said = Vec::new();
-    let mut seen = BTreeSet::new();
-    let mut of = None;
-    let mut loser = false;
-    for r in &trace.rows {
-        names.learn(r);
-        let about = r.num("lsn") == Some(lsn);
-        if about && !r.text("txn").is_empty() {
-            of = Some(r.text("txn").to_string());
-        }
-        if r.ev == "analysis.end" {
-            loser = r.list("losers").iter().any(|t| t.as_str() == of.as_deref() && of.is_some());
-        }
-        let wanted = match r.ev.as_str() {
-            "log.append" | "analysis.rec" | "redo.rec" | "undo.rec" => about,
-            "undo.clr" => about || r.num("undo_of") == Some(lsn),
-            _ => false,
-        };
-        // A run of a scenario has several restarts, which may say the same.
-        if wanted && seen.insert((r.run, r.ev.clone(), r.seq)) {
-            let run = if r.run > 1 { format!("Restart {}: ", r.run) } else { String::new() };
-            said.push(run + &sentence(&names, r));
-        }
-    }
-    let redo = trace.rows.iter().any(|r| r.ev == "redo.rec" && r.num("lsn") == Some(lsn));
-    let undone = trace.rows.iter().any(|r| r.num("undo_of") == Some(lsn));
-    if said.is_empty() {
-        return None;
-    }
-    if !redo {
-        said.push(
-            "Redo has nothing to do with it: it changes no page, or lies before the redo point.".into(),
-        );
-    }
-    if let Some(t) = of.filter(|_| !undone) {
-        said.push(match loser {
-            true => format!("{t} lost, but this record was not undone: it cannot be, or was undone before, or lies behind a CLR's jump."),
-            false => format!("{t} had ended, so nothing of it is undone."),
-        });
-    }
-    Some(said.join("\n"))
 }

@@ -81,7 +81,7 @@ impl SkipReason {
 }
 
 /// A page that a record changes, as the record says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct LoggedBlock<'a> {
     /// The page.
     pub page: PageId,
@@ -91,8 +91,23 @@ pub struct LoggedBlock<'a> {
     pub op: u8,
     /// `change`, `image`, `init` or `free`.
     pub whole: &'static str,
-    /// Payload of the operation.
+    /// Payload of the operation; empty for an image, whose bytes are nothing to look at.
     pub payload: &'a [u8],
+}
+
+impl Debug for LoggedBlock<'_> {
+    /// Of a long payload the first 256 bytes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = &self.payload[..self.payload.len().min(256)];
+        f.debug_struct("LoggedBlock")
+            .field("page", &self.page)
+            .field("former", &self.former)
+            .field("op", &self.op)
+            .field("whole", &self.whole)
+            .field("payload", &shown)
+            .field("payload_len", &self.payload.len())
+            .finish()
+    }
 }
 
 /// A row of the active transaction table: transaction, lastLSN, undoNextLSN.
