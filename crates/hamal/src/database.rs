@@ -381,6 +381,16 @@ impl Engine {
     pub fn rm_id(&self, name: &str) -> Option<RmId> {
         self.txns().manager_named(name).map(|(id, _)| id)
     }
+    /// One step of what the background does in trees, and nothing else of it: takes rows away that were deleted and that nobody
+    /// needs, merges nodes, frees pages. Whether there may be more to do.
+    ///
+    /// # Errors
+    /// `LogFull`, `NoSpace`, `Poisoned`; `InvalidArgument` if the database was closed.
+    pub fn collect(&self) -> Result<bool> {
+        let core = self.db.core();
+        core.check_open()?;
+        core.collect_step()
+    }
     /// The end of the log.
     pub fn log_tail(&self) -> Lsn {
         self.db.core().log.tail()

@@ -32,8 +32,27 @@ struct Rec {
     pages: Vec<(String, String)>,
     prev: Option<u64>,
     undo_next: Option<u64>,
+    /// Of a CLR: the record that it compensates.
+    undo_of: Option<u64>,
+    /// A CLR for a part of its record: where undo goes on (TXN-PARTS).
+    part: bool,
+    /// Rows that it inserts, or of a CLR takes away, if they are several.
+    rows: Option<u64>,
+    /// Of a CLR: how many parts it leaves, as the row `undo.clr` said it.
+    left: u64,
     /// The pageLSN inside an image.
     former: Option<u64>,
+}
+
+impl Rec {
+    /// Where undo of its transaction goes on.
+    fn next(&self, lsn: u64) -> Lsn {
+        match self.kind.as_str() {
+            "clr" if self.part => Some(lsn),
+            "clr" | "dummy_clr" => self.undo_next,
+            _ => Some(lsn),
+        }
+    }
 }
 
 type Lsn = Option<u64>;
@@ -60,6 +79,8 @@ struct Model {
     redo_pages: BTreeMap<String, Lsn>,
     to_undo: BTreeMap<String, Lsn>,
     picked: Option<(String, Lsn)>,
+    /// CLRs that leave parts of their record, and that record: as far as this recovery has logged or read them.
+    parts: BTreeMap<u64, u64>,
     redo_open: bool,
 }
 
@@ -202,10 +223,20 @@ impl Model {
             if r.run == 0 && kind != "clr" && kind != "dummy_clr" && self.live.contains_key(&txn) {
                 self.same("prevLSN", &own, &r.num("prev_lsn"));
             }
-            step(&mut self.live, &kind, &txn, lsn, r.num("undo_next"), false);
         }
-        let rec =
-            Rec { kind, txn, pages, prev: r.num("prev_lsn"), undo_next: r.num("undo_next"), former: None };
+        // Undo bytes of a CLR are the number of parts that it leaves.
+        let part = kind == "clr" && r.num("undo_len").is_some_and(|n| n > 0);
+        let (undo_of, undo_next) = (r.num("undo_of"), r.num("undo_next"));
+        if kind == "clr" && part != (undo_of.is_some() && undo_of == undo_next) {
+            self.wrong(
+                "a CLR leads to the record that it compensates if, and only if, it leaves parts of it",
+            );
+        }
+        let (prev, rows) = (r.num("prev_lsn"), r.num("rows"));
+        let rec = Rec { kind, txn, pages, prev, undo_next, undo_of, part, rows, left: 0, former: None };
+        if !rec.txn.is_empty() {
+            step(&mut self.live, &rec, lsn, false);
+        }
         self.log.insert(lsn, rec);
     }
 
@@ -257,6 +288,7 @@ impl Model {
     fn start(&mut self, r: &Row, whole: bool) {
         self.told = Default::default();
         self.to_undo.clear();
+        self.parts.clear();
         self.picked = None;
         if !whole {
             return;
@@ -269,7 +301,7 @@ impl Model {
                 dpt.entry(page.clone()).or_insert(*lsn);
             }
             if !rec.txn.is_empty() {
-                step(&mut att, &rec.kind, &rec.txn, *lsn, rec.undo_next, true);
+                step(&mut att, rec, *lsn, true);
                 if rec.kind == "end" || rec.kind == "commit" {
                     ended.insert(rec.txn.clone());
                 }
@@ -292,7 +324,14 @@ impl Model {
 
     /// What analysis says it changed.
     fn told(&mut self, r: &Row) {
-        self.told.0.extend(att_of(r.list("att_set")));
+        let set = att_of(r.list("att_set"));
+        if let (Some(lsn), Some(next)) = (r.num("lsn"), r.num("undo_next"))
+            && r.text("type") == "clr"
+            && set.values().any(|e| e.2 == Some(lsn))
+        {
+            self.parts.insert(lsn, next);
+        }
+        self.told.0.extend(set);
         for name in r.list("att_del").iter().filter_map(Value::as_str) {
             self.told.0.remove(name);
         }
@@ -416,8 +455,15 @@ impl Model {
 
     fn undo(&mut self, r: &Row, whole: bool) {
         let lsn = r.num("lsn");
-        if r.run > 0 && self.picked.as_ref().is_some_and(|(_, l)| *l != lsn) {
-            self.wrong("undo handles another record than the one it picked");
+        // Where undo of the transaction stood: at the record, or at a CLR that leaves parts of it.
+        let stood = match self.picked.take() {
+            Some((_, at)) if r.run > 0 => Some(at),
+            _ if r.run == 0 && whole => self.live.get(r.text("txn")).map(|e| e.2),
+            _ => None,
+        };
+        if let Some(at) = stood {
+            let leads_to = at.and_then(|at| self.part_of(at)).or(at);
+            self.same("the record that undo handles", &leads_to, &lsn);
         }
         let decision = match r.text("type") {
             "update" => "compensate",
@@ -429,33 +475,89 @@ impl Model {
             let next = if decision == "follow" { rec.undo_next } else { rec.prev };
             self.same("the next record to undo", &next, &r.num("next"));
         }
-        if r.run > 0 && decision != "compensate" {
-            self.to_undo.insert(r.text("txn").to_string(), r.num("next"));
+        if decision != "compensate" {
+            let next = r.num("next");
+            if r.run > 0 {
+                self.to_undo.insert(r.text("txn").to_string(), next);
+            } else if let Some(e) = self.live.get_mut(r.text("txn")) {
+                e.2 = next;
+            }
+        }
+    }
+
+    /// The record of which the CLR at `lsn` leaves parts.
+    fn part_of(&self, lsn: u64) -> Lsn {
+        match self.log.get(&lsn) {
+            Some(rec) => rec.undo_next.filter(|_| rec.part),
+            None => self.parts.get(&lsn).copied(),
         }
     }
 
     fn clr(&mut self, r: &Row, whole: bool) {
-        if whole && let Some(undone) = r.num("undo_of").and_then(|l| self.log.get(&l)) {
-            let prev = undone.prev;
-            self.same("undoNextLSN of the CLR", &prev, &r.num("undo_next"));
+        let (clr, of, next, left) =
+            (r.num("lsn"), r.num("undo_of"), r.num("undo_next"), r.num("left").unwrap_or(0));
+        if left > 0
+            && let (Some(clr), Some(of)) = (clr, of)
+        {
+            self.parts.insert(clr, of);
+        }
+        if whole && let (Some(clr), Some(of)) = (clr, of) {
+            self.compensation(clr, of, next, left);
         }
         if r.run > 0 {
-            self.to_undo.insert(r.text("txn").to_string(), r.num("undo_next"));
+            let due = if left > 0 { clr } else { next };
+            self.to_undo.insert(r.text("txn").to_string(), due);
+        }
+    }
+
+    /// A record is compensated once. If in parts (TXN-PARTS), what is left falls with each, the last one alone leads past the record,
+    /// and each takes away what it says.
+    fn compensation(&mut self, clr: u64, of: u64, next: Lsn, left: u64) {
+        let Some(undone) = self.log.get(&of).cloned() else { return };
+        let must = if left > 0 { Some(of) } else { undone.prev };
+        self.same("undoNextLSN of the CLR", &must, &next);
+        let Some(rec) = self.log.get_mut(&clr) else { return self.wrong("a CLR that was never logged") };
+        rec.left = left;
+        let rec = rec.clone();
+        self.same("whether the CLR leaves parts", &(left > 0), &rec.part);
+        self.same("the record that the CLR compensates", &Some(of), &rec.undo_of);
+        let before = self.log.range(..clr).rev().find(|(_, r)| r.kind == "clr" && r.undo_of == Some(of));
+        let before = before.map(|(lsn, r)| (*lsn, r.left));
+        match before {
+            Some((first, 0)) => self.wrong(format!("LSN {of} is undone by {first} and again by {clr}")),
+            Some((first, n)) if left >= n => {
+                self.wrong(format!(
+                    "the CLR at {first} left {n} parts of LSN {of}, and the next one leaves {left}"
+                ));
+            }
+            _ => {}
+        }
+        // A part of a run of rows is a row.
+        if let Some(all) = undone.rows {
+            let had = before.map_or(all, |(_, n)| n);
+            let took = had.checked_sub(left);
+            self.same(&format!("rows of LSN {of} that the CLR at {clr} takes away"), &took, &rec.rows);
         }
     }
 }
 
-/// A record of a transaction, in the table of active transactions. `keep`: a commit leaves an entry with the status C behind.
-fn step(att: &mut Att, kind: &str, txn: &str, lsn: u64, undo_next: Lsn, keep: bool) {
+/// A record of a transaction, in the table of active transactions. `keep`: as analysis does it, where a commit leaves an entry with
+/// the status C behind.
+fn step(att: &mut Att, rec: &Rec, lsn: u64, keep: bool) {
+    let txn = &rec.txn;
     let aborting = att.get(txn).is_some_and(|e| e.0 == "A");
     let entry = |status: &str, next: Lsn| (status.to_string(), Some(lsn), next);
     let status = if aborting { "A" } else { "U" };
-    match kind {
+    match rec.kind.as_str() {
         "end" => drop(att.remove(txn)),
-        "commit" if keep => drop(att.insert(txn.into(), entry("C", None))),
+        "commit" if keep => drop(att.insert(txn.clone(), entry("C", None))),
         "commit" => drop(att.remove(txn)),
-        "abort" => drop(att.insert(txn.into(), entry("A", Some(lsn)))),
-        "clr" | "dummy_clr" => drop(att.insert(txn.into(), entry(status, undo_next))),
-        _ => drop(att.insert(txn.into(), entry(status, Some(lsn)))),
+        // The running transaction knows where undo begins; analysis comes to the record and follows it.
+        "abort" if !keep => {
+            let next = att.get(txn).and_then(|e| e.2);
+            att.insert(txn.clone(), entry("A", next));
+        }
+        "abort" => drop(att.insert(txn.clone(), entry("A", Some(lsn)))),
+        _ => drop(att.insert(txn.clone(), entry(status, rec.next(lsn)))),
     }
 }

@@ -186,11 +186,23 @@ impl Writer {
                 more += &format!(": {} -> {}", value("before"), value("after"));
             }
         }
+        let rows = r.num("rows").map(|n| format!("{n} row{}", if n == 1 { "" } else { "s" }));
+        if let [first, last] = r.list("keys") {
+            let key = |v: &Value| v.as_str().unwrap_or("?").to_string();
+            more += &format!("{}..{}: {}", key(first), key(last), rows.clone().unwrap_or_default());
+        }
         if r.fields.contains_key("undo_next") {
-            if r.fields.get("undo_of").is_some_and(|u| !u.is_null()) {
-                more += &format!("   undoes {},", self.names.name(r.num("undo_of")));
+            let of = r.num("undo_of");
+            if of.is_some() && of == r.num("undo_next") {
+                let rows = rows.unwrap_or("a part".into());
+                more += &format!("   undoes {rows} of {}, others are left", self.names.name(of));
+            } else {
+                if of.is_some() {
+                    let rows = rows.map_or(String::new(), |rows| format!("{rows} of "));
+                    more += &format!("   undoes {rows}{},", self.names.name(of));
+                }
+                more += &format!(" next {}", self.names.name(r.num("undo_next")));
             }
-            more += &format!(" next {}", self.names.name(r.num("undo_next")));
         }
         let head = self.of_kind(r);
         self.line(&format!("{head} {more}"));
@@ -319,6 +331,9 @@ impl Writer {
         if r.fields.contains_key("undo_next") {
             let next = self.names.name(r.num("undo_next"));
             parts.push(match r.num("undo_of") {
+                Some(u) if r.num("undo_next") == Some(u) => {
+                    format!("undoes a part of {next}, others are left")
+                }
                 Some(u) => format!("undoes {}, next {next}", self.names.name(Some(u))),
                 None => format!("next {next}"),
             });
@@ -421,17 +436,23 @@ impl Writer {
                 }
             }
             "undo.clr" if restart => {
-                self.to_undo.insert(r.text("txn").to_string(), r.num("undo_next"));
+                // What leaves parts is where undo goes on.
+                let left = r.num("left");
+                let due = if left.is_some() { r.num("lsn") } else { r.num("undo_next") };
+                self.to_undo.insert(r.text("txn").to_string(), due);
                 let clr = self.names.short(r.num("lsn"));
                 let of = self.names.name(r.num("undo_of"));
-                let next = self.names.name(r.num("undo_next"));
+                let next = match left {
+                    Some(left) => format!("in part, {left} left"),
+                    None => format!("next {}", self.names.name(r.num("undo_next"))),
+                };
                 let set = if r.num("undo_next").is_some() && self.to_undo.len() > 1 {
                     format!("   to undo {}", self.set())
                 } else {
                     String::new()
                 };
                 let line = std::mem::take(&mut self.undoing);
-                self.line(&format!("{line} -> {clr} CLR undoes {of} next {next}   pageLSN -> {clr}{set}"));
+                self.line(&format!("{line} -> {clr} CLR undoes {of} {next}   pageLSN -> {clr}{set}"));
             }
             "undo.end" => {
                 self.to_undo.remove(r.text("txn"));

@@ -67,6 +67,21 @@ pub(crate) fn sentence(names: &Names, r: &Row) -> String {
     let lsn = |f: &str| names.name(r.num(f));
     let (page, txn) = (r.text("page"), r.text("txn"));
     match r.ev.as_str() {
+        // It leads to the record itself.
+        "log.append"
+            if r.text("type") == "clr"
+                && r.num("undo_of").is_some()
+                && r.num("undo_of") == r.num("undo_next") =>
+        {
+            let rows = r
+                .num("rows")
+                .map_or("a part".into(), |n| format!("{n} row{}", if n == 1 { "" } else { "s" }));
+            format!(
+                "{} is a clr of {txn} that undoes {rows} of {}; undo goes on with what it leaves of that.",
+                lsn("lsn"),
+                lsn("undo_of")
+            )
+        }
         "log.append" if r.fields.contains_key("undo_next") => {
             let of = if r.num("undo_of").is_some() {
                 format!(" that undoes {}", lsn("undo_of"))

@@ -12,7 +12,7 @@ fn broken() -> Vec<(String, String)> {
         .map(|p| (p.file_stem().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&p).unwrap()))
         .collect();
     all.sort();
-    assert_eq!(all.len(), 5);
+    assert_eq!(all.len(), 6);
     all
 }
 

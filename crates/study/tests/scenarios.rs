@@ -46,8 +46,17 @@ fn all_scenarios() {
 }
 
 /// Scenarios whose traces are kept in `tests/traces/`: the engine's own regression tests, and what the documents quote.
-const GOLDEN: &[&str] =
-    &["rg-18-5", "reasons", "bounded-logging", "fuzzy-tables-late", "nested-top-action", "images", "keys"];
+const GOLDEN: &[&str] = &[
+    "rg-18-5",
+    "reasons",
+    "bounded-logging",
+    "fuzzy-tables-late",
+    "nested-top-action",
+    "images",
+    "keys",
+    "load-in-parts",
+    "page-freed",
+];
 
 /// `BLESS=1` rewrites them.
 #[test]
@@ -85,10 +94,7 @@ fn every_reason_to_skip_is_met() {
             met.extend(reason.map(|r| r.name()));
         }
     }
-    // A page is freed only by the B-tree's own work on larger trees: the coverage of the crash tests demands that one.
-    let wanted: Vec<_> =
-        SkipReason::ALL.iter().map(|r| r.name()).filter(|n| *n != SkipReason::PageFreed.name()).collect();
-    assert_eq!(met.into_iter().collect::<std::collections::BTreeSet<_>>(), wanted.into_iter().collect());
+    assert_eq!(met, SkipReason::ALL.iter().map(|r| r.name()).collect());
 }
 
 /// Mistakes are told with line and column.
@@ -113,6 +119,13 @@ fn mistakes_have_a_place() {
         ("pages P1\nrecover stop after 3", 2, 21, "`records`, `redo` or `clr`"),
         ("pages P1\ncrash keep log lose log after a", 2, 32, "kept, or lost"),
         ("pages P1\nbreak everything", 2, 7, "no such rule"),
+        ("pages P1\ntidy", 2, 1, "no trees"),
+        ("table t\nT1 load t { k1 v", 2, 17, "`}`"),
+        ("table t\nT1 load t { }", 2, 13, "has rows"),
+        ("table t\nT1 load t k1..k12 v", 2, 15, "as many digits"),
+        ("table t\nT1 load t k1 v", 2, 14, "`..`"),
+        ("table t\nT1 put t k1 x * 99999", 2, 17, "at most 65536 bytes"),
+        ("table t\nT1 put t k1 x *", 2, 16, "how many times"),
     ] {
         let bad = scenario::parse(source).expect_err(source);
         assert_eq!((bad.line, bad.column), (line, column), "{source}: {bad}");

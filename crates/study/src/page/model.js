@@ -209,7 +209,8 @@ const EFFECTS = {
         if (e.type === "commit") t.status = "C";
         else if (e.type === "abort") t.status = "A";
         t.last = e.lsn;
-        if (e.undo_next !== undefined && /clr/.test(e.type)) t.undoNext = e.undo_next;
+        // A CLR that leaves parts of its record leads to that, and is where undo goes on.
+        if (e.undo_next !== undefined && /clr/.test(e.type)) t.undoNext = isPart(e) ? e.lsn : e.undo_next;
         else if (e.type === "update") t.undoNext = e.lsn;
         s.att.set(e.txn, t);
       }
@@ -301,6 +302,11 @@ const EFFECTS = {
 
 function rows(list) {
   return Array.isArray(list) ? list : [];
+}
+
+/** Whether a CLR leaves parts of the record that it undoes. */
+function isPart(e) {
+  return e.undo_of != null && e.undo_of === e.undo_next;
 }
 
 /** `[txn, status, last, undoNext]`, or the short `[txn, last]` of a step. */

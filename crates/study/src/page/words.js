@@ -54,7 +54,7 @@ function what(e, l) {
 function place(e) {
   const page = e.pages && e.pages.length > 1 ? e.pages.join(", ") : e.page;
   const slot = e.slot != null ? `[${e.slot}]` : "";
-  const key = e.key != null ? ` key ${e.key}` : "";
+  const key = e.key != null ? ` key ${e.key}` : e.keys != null ? ` keys ${e.keys[0]} to ${e.keys[1]}` : "";
   return `${page ?? ""}${slot}${key}`;
 }
 
@@ -87,6 +87,9 @@ const SENTENCES = {
   "log.append"(e, l) {
     const who = e.txn != null ? `${e.txn} appends` : "Appended:";
     const prev = e.txn != null ? `, prevLSN ${l(e.prev_lsn)}` : "";
+    if (e.type === "clr" && isPart(e))
+      return `${who} ${l(e.lsn)}, a compensation log record for ${e.rows != null ? `${e.rows} rows` : "a part"} of ${l(e.undo_of)}${e.page != null ? ` on ${place(e)}` : ""}. ` +
+        `Others are left: a later undo goes on with them, and with nothing below before they are undone.`;
     if (e.type === "clr")
       return `${who} ${l(e.lsn)}, a compensation log record for ${l(e.undo_of)}${e.page != null ? ` on ${place(e)}` : ""}. ` +
         `undoNextLSN ${l(e.undo_next)}: this is where a later undo goes on, and a CLR itself is never undone.`;
@@ -164,7 +167,7 @@ const SENTENCES = {
   "undo.clr": (e, l) =>
     `The compensation is logged${e.lsn != null ? ` at ${l(e.lsn)}` : ""}` +
     (e.page != null ? `; ${e.page} now has pageLSN ${l(e.page_lsn_after)}` : "") +
-    (e.undo_next !== undefined ? `. undoNextLSN ${l(e.undo_next)}.` : "."),
+    (e.left != null ? `. ${e.left} parts of ${l(e.undo_of)} are left: undo goes on at this record.` : e.undo_next !== undefined ? `. undoNextLSN ${l(e.undo_next)}.` : "."),
   "undo.end": (e, l) => `${e.txn} is undone completely${e.lsn != null ? `; its END is ${l(e.lsn)}` : ""}.`,
   finish(e) {
     const n = e.counts || {};

@@ -57,7 +57,9 @@ impl Runner<'_> {
         let Some(lsn) = lsn else { return "null".into() };
         let state = self.recorder.lock();
         let Some(k) = state.facts.known(Lsn(lsn)) else { return format!("LSN {lsn}") };
-        match (&k.label, k.undo_of.and_then(|u| state.facts.known(u)).and_then(|u| u.label.clone())) {
+        // Of several CLRs for a record the name means the newest.
+        let of = k.undo_of.filter(|u| state.facts.clr_of(*u) == Some(Lsn(lsn)));
+        match (&k.label, of.and_then(|u| state.facts.known(u)).and_then(|u| u.label.clone())) {
             (Some(l), _) => l.clone(),
             (None, Some(of)) => format!("clr({of})"),
             (None, None) => format!("{}", 10 * k.rec),

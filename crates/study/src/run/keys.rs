@@ -37,6 +37,28 @@ impl Runner<'_> {
         }
     }
 
+    /// Puts rows with ascending keys, all at once.
+    pub(super) fn load(&mut self, txn: &str, table: &str, rows: &[(String, String)]) -> Result<()> {
+        let recorder = self.recorder.clone();
+        let Tx::Tree(tx) = &self.txn(txn)?.tx else { return Err(Error::internal("a row in page mode")) };
+        let tree = tx.tree(table)?;
+        recorder.lock().action.txn = Some(txn.to_string());
+        tree.bulk_load(rows.iter().map(|(k, v)| (k, v))).map(|_| ())
+    }
+
+    /// Lets the collector do what it finds to do.
+    pub(super) fn tidy(&mut self) -> Result<()> {
+        const STEPS: usize = 1000;
+        let db = self.open_db()?;
+        self.recorder.lock().action.names_a_free = true;
+        for _ in 0..STEPS {
+            if !db.engine().collect()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn get(
         &mut self,
         txn: &str,

@@ -67,6 +67,7 @@ pub(crate) fn rule(name: &str) -> Option<Mutant> {
         "wal" => "page-before-log",
         "clrs" => "clr-repeated",
         "images" => "no-image",
+        "parts" => "parts-forgotten",
         "reclsn" => "rec-lsn-late",
         "redo-test" => "redo-applies-equal",
         _ => return None,
@@ -414,6 +415,7 @@ impl Runner<'_> {
             Action::Write { txn, page, slot, value } => self.change(txn, page, *slot, Change::Write(value)),
             Action::Add { txn, page, slot, amount } => self.change(txn, page, *slot, Change::Add(*amount)),
             Action::Put { txn, table, key, value } => self.put(txn, table, key, Some(value)),
+            Action::Load { txn, table, rows } => self.load(txn, table, rows),
             Action::Delete { txn, table, key } => self.put(txn, table, key, None),
             Action::Get { txn, table, key, expect } => self.get(txn, table, key, expect.as_ref()),
             Action::Savepoint { txn, name } => {
@@ -463,6 +465,7 @@ impl Runner<'_> {
                 };
                 db.engine().txns().log().force(to, ForceReason::Asked)
             }
+            Action::Tidy => self.tidy(),
             Action::Checkpoint => self.open_db()?.checkpoint().map(|_| ()),
             Action::Log => self.show_log(),
             Action::Tables => self.show_tables(),

@@ -1,6 +1,7 @@
 //! The scenario language: one action a line (`docs/scenarios.md` has the grammar).
 mod lex;
 mod parse;
+mod rows;
 
 pub use lex::BadScenario;
 pub use parse::parse;
@@ -103,6 +104,12 @@ pub enum Action {
         key: String,
         value: String,
     },
+    /// Rows with ascending keys, all at once.
+    Load {
+        txn: String,
+        table: String,
+        rows: Vec<(String, String)>,
+    },
     Delete {
         txn: String,
         table: String,
@@ -138,6 +145,8 @@ pub enum Action {
     FlushAll,
     FlushLog(Option<String>),
     Evict(String),
+    /// What the collector does in the background otherwise, to its end.
+    Tidy,
     Checkpoint,
     CheckpointBegin,
     CheckpointTables,

@@ -86,12 +86,12 @@ fn check_blocks(s: &Scenario) -> Result<()> {
     }
 }
 
-struct Parser<'s> {
+pub(super) struct Parser<'s> {
     line: usize,
     width: usize,
     tokens: Vec<(Token, usize)>,
     at: usize,
-    scenario: &'s mut Scenario,
+    pub(super) scenario: &'s mut Scenario,
 }
 
 impl Parser<'_> {
@@ -100,11 +100,16 @@ impl Parser<'_> {
     fn peek(&self) -> Option<&Token> {
         self.tokens.get(self.at).map(|(t, _)| t)
     }
-    fn bad<T>(&self, what: impl Into<String>) -> Result<T> {
+    pub(super) fn bad<T>(&self, what: impl Into<String>) -> Result<T> {
         let column = self.tokens.get(self.at).map_or(self.width + 1, |(_, c)| *c);
         Err(BadScenario { line: self.line, column, what: what.into() })
     }
-    fn wanted<T>(&self, what: &str) -> Result<T> {
+    /// As [`Parser::bad`], about the word before.
+    pub(super) fn bad_before<T>(&mut self, what: impl Into<String>) -> Result<T> {
+        self.at -= usize::from(self.at > 0);
+        self.bad(what)
+    }
+    pub(super) fn wanted<T>(&self, what: &str) -> Result<T> {
         match self.peek() {
             Some(t) => self.bad(format!("{what} is needed here, not {t}")),
             None => self.bad(format!("{what} is needed at the end of the line")),
@@ -113,15 +118,15 @@ impl Parser<'_> {
     fn is(&self, word: &str) -> bool {
         matches!(self.peek(), Some(Token::Word(w)) if w == word)
     }
-    fn is_mark(&self, mark: &str) -> bool {
+    pub(super) fn is_mark(&self, mark: &str) -> bool {
         matches!(self.peek(), Some(Token::Mark(m)) if *m == mark)
     }
-    fn eat(&mut self, word: &str) -> bool {
+    pub(super) fn eat(&mut self, word: &str) -> bool {
         let is = self.is(word);
         self.at += usize::from(is);
         is
     }
-    fn eat_mark(&mut self, mark: &str) -> bool {
+    pub(super) fn eat_mark(&mut self, mark: &str) -> bool {
         let is = self.is_mark(mark);
         self.at += usize::from(is);
         is
@@ -129,7 +134,7 @@ impl Parser<'_> {
     fn keyword(&mut self, word: &str) -> Result<()> {
         if self.eat(word) { Ok(()) } else { self.wanted(&format!("`{word}`")) }
     }
-    fn mark(&mut self, mark: &str) -> Result<()> {
+    pub(super) fn mark(&mut self, mark: &str) -> Result<()> {
         if self.eat_mark(mark) { Ok(()) } else { self.wanted(&format!("`{mark}`")) }
     }
     fn name(&mut self, what: &str) -> Result<String> {
@@ -143,7 +148,7 @@ impl Parser<'_> {
         }
     }
     /// A word or a quoted text.
-    fn string(&mut self, what: &str) -> Result<String> {
+    pub(super) fn string(&mut self, what: &str) -> Result<String> {
         match self.peek() {
             Some(Token::Word(w) | Token::Text(w)) => {
                 let w = w.clone();
@@ -153,7 +158,7 @@ impl Parser<'_> {
             _ => self.wanted(what),
         }
     }
-    fn number<N: std::str::FromStr>(&mut self, what: &str) -> Result<N> {
+    pub(super) fn number<N: std::str::FromStr>(&mut self, what: &str) -> Result<N> {
         match self.peek() {
             Some(Token::Word(w)) => match w.parse() {
                 Ok(n) => {
@@ -165,7 +170,7 @@ impl Parser<'_> {
             _ => self.wanted(what),
         }
     }
-    fn done(&self) -> bool {
+    pub(super) fn done(&self) -> bool {
         self.at >= self.tokens.len()
     }
 
@@ -268,10 +273,10 @@ impl Parser<'_> {
             }
             "images" => self.scenario.setup.images = Some(self.on_off()?),
             _ => {
-                let rule = self.name("a rule: wal, clrs, images, reclsn or redo-test")?;
+                let rule = self.name("a rule: wal, clrs, images, parts, reclsn or redo-test")?;
                 if crate::run::rule(&rule).is_none() {
                     self.at -= 1;
-                    return self.bad("there is no such rule: wal, clrs, images, reclsn or redo-test");
+                    return self.bad("there is no such rule: wal, clrs, images, parts, reclsn or redo-test");
                 }
                 self.scenario.setup.broken = Some(rule);
             }
@@ -345,6 +350,11 @@ impl Parser<'_> {
             }
             "flush" => Action::FlushPage(self.page()?),
             "evict" => Action::Evict(self.page()?),
+            "tidy" if self.scenario.setup.tables.is_empty() => {
+                self.at -= 1;
+                return self.bad("a scenario with pages has no trees to tidy");
+            }
+            "tidy" => Action::Tidy,
             "checkpoint" if self.eat("begin") => Action::CheckpointBegin,
             "checkpoint" if self.eat("tables") => Action::CheckpointTables,
             "checkpoint" if self.eat("end") => Action::CheckpointEnd,
@@ -379,7 +389,7 @@ impl Parser<'_> {
         }
         Ok(page)
     }
-    fn table(&mut self) -> Result<String> {
+    pub(super) fn table(&mut self) -> Result<String> {
         let table = self.name("the name of a table")?;
         if !self.scenario.setup.tables.contains(&table) {
             self.at -= 1;
@@ -436,14 +446,18 @@ impl Parser<'_> {
             }
             "put" => {
                 let (table, key) = (self.table()?, self.string("a key")?);
-                Action::Put { txn, table, key, value: self.string("a value")? }
+                Action::Put { txn, table, key, value: self.row_value()? }
+            }
+            "load" => {
+                let table = self.table()?;
+                Action::Load { txn, table, rows: self.rows()? }
             }
             "delete" => Action::Delete { txn, table: self.table()?, key: self.string("a key")? },
             "get" => {
                 let (table, key) = (self.table()?, self.string("a key")?);
                 let expect = match self.eat("expect") {
                     true if self.eat("absent") => Some(None),
-                    true => Some(Some(self.string("a value")?)),
+                    true => Some(Some(self.row_value()?)),
                     false => None,
                 };
                 Action::Get { txn, table, key, expect }
@@ -710,7 +724,7 @@ impl Parser<'_> {
                 None
             } else {
                 self.mark("=")?;
-                Some(self.string("a value")?)
+                Some(self.row_value()?)
             };
             return Ok(Expect::Key { table, key, value });
         }
