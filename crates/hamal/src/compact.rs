@@ -140,7 +140,7 @@ impl Database {
                 let RawValue::Chain { len, head } = row.value else { continue };
                 // Another may have freed it since: then its pages say something else.
                 if LargeReader::new(core.btree.clone(), len, head).reaches(limit).unwrap_or(false)
-                    && self.rewrite(info, &row.key)?
+                    && core.relieved(|| self.rewrite(info, &row.key))?
                 {
                     report.rewritten += 1;
                     progress(report)?;
@@ -173,10 +173,11 @@ impl Database {
     /// Writes a value again, which takes the lowest free pages. `false` if it is gone, or somebody else writes it.
     fn rewrite(&self, info: &TreeInfo, key: &[u8]) -> Result<bool> {
         let tx = self.begin_write()?;
-        // Read by a snapshot that is not older than the transaction's: who changed the row in between is met as a conflict.
-        let read = self.begin_read()?;
-        let from = gone_or(read.tree(&info.name))?;
-        let Some(mut value) = from.map(|t| t.reader(key)).transpose()?.flatten() else { return Ok(false) };
+        // By the transaction's own snapshot: who changes the row later is met as a conflict. One of what is durable may be older,
+        // and what others committed in between would be undone without anybody's notice.
+        let read = tx.read_snapshot();
+        let Some(from) = gone_or(read.tree(&info.name))? else { return Ok(false) };
+        let Some(mut value) = gone_or(from.reader(key))?.flatten() else { return Ok(false) };
         let Some(tree) = gone_or(tx.tree(&info.name))? else { return Ok(false) };
         let done = tree.no_wait().insert_from(key, &mut value);
         drop(tree);

@@ -2,7 +2,7 @@
 use crate::database::Shared;
 use crate::options::Durability;
 use crate::owner::{Owner, no_tree};
-use crate::read::ReadTree;
+use crate::read::{ReadTree, ReadTxn};
 use crate::relief::Relief;
 use crate::tree::Tree;
 use crate::{Error, ErrorKind, Isolation, Lsn, Result, Savepoint, TxnId, WriteOptions};
@@ -302,6 +302,12 @@ impl WriteTxn {
     /// [`Isolation::ReadCommitted`] that of its last statement.
     pub fn snapshot(&self) -> Lsn {
         self.0.txn.snapshot()
+    }
+
+    /// A read transaction at this one's snapshot, which may show what is not durable yet: for who writes by this one what
+    /// that one reads.
+    pub(crate) fn read_snapshot(&self) -> ReadTxn {
+        ReadTxn::new(self.0.shared.clone(), self.0.txn.pin())
     }
 
     fn handle(&self, info: TreeInfo) -> Tree {

@@ -168,6 +168,50 @@ fn large_values_move_too() {
     assert!(db.verify(&mut |_, _| {}).unwrap().findings.is_empty());
 }
 
+/// Others change and delete large values by commits that are visible and not durable yet. What is written anew is what they left.
+#[test]
+fn what_was_just_committed_is_not_written_over() {
+    let db = Database::builder().page_size(4096).background(false).in_memory().unwrap();
+    let large = |n: u64| n.to_le_bytes().repeat(4000);
+    let tx = db.begin_write().unwrap();
+    let tree = tx.create_tree("t").unwrap();
+    (0..100).for_each(|n| tree.put(key(n), large(n)).unwrap());
+    drop(tree);
+    tx.commit().unwrap();
+    let tx = db.begin_write().unwrap();
+    let tree = tx.tree("t").unwrap();
+    (0..70).for_each(|n| assert!(tree.delete(key(n)).unwrap()));
+    drop(tree);
+    tx.commit().unwrap();
+    let mut changed = false;
+    let report = db.compact(&mut |report| {
+        if report.rewritten > 0 && !std::mem::replace(&mut changed, true) {
+            let tx = db.begin_write()?;
+            let tree = tx.tree("t")?;
+            for n in 70..100 {
+                match n % 3 {
+                    0 => tree.put(key(n), large(n + 1000))?,
+                    1 => assert!(tree.delete(key(n))?),
+                    _ => {}
+                }
+            }
+            drop(tree);
+            tx.commit_with(Durability::Async)?;
+        }
+        Ok(())
+    });
+    assert!(changed && report.unwrap().rewritten > 10);
+    db.sync().unwrap();
+    let read = db.begin_read().unwrap();
+    let tree = read.tree("t").unwrap();
+    for n in 70..100 {
+        let left = [Some(large(n + 1000)), None, Some(large(n))][n as usize % 3].clone();
+        assert_eq!(tree.get(key(n)).unwrap().as_deref(), left.as_deref(), "row {n}");
+    }
+    drop(read);
+    assert!(db.verify(&mut |_, _| {}).unwrap().findings.is_empty());
+}
+
 #[test]
 fn others_work_meanwhile() {
     let db = sparse(20_000);
