@@ -56,7 +56,7 @@ impl Background {
         })?;
         b.spawn("hamal-checkpointer", |core, stop| {
             stop.sleep(CHECKPOINTER_PERIOD) && {
-                run(core, || core.checkpoint_step(true));
+                run(core, || if core.checkpoint_step(true)? { Ok(()) } else { core.rest_step() });
                 true
             }
         })?;

@@ -1,5 +1,6 @@
 //! The parts of an open database, wired together, and the work on all of them: relief, checkpoints, cleaning, closing.
 use crate::options::{Builder, Settings};
+use crate::rest::Rest;
 use crate::sweep::Sweep;
 use crate::{Error, ErrorKind, RecoveryReport, Result};
 use hamal_btree::{Btree, Catalogue, Garbage};
@@ -57,6 +58,8 @@ pub(crate) struct Core {
     pub(crate) sweep: Mutex<Sweep>,
     /// The horizon that the collector saw last, and how often it looks at it again.
     hope: Mutex<(Lsn, u32)>,
+    /// Since when nobody has written.
+    pub(crate) rest: Rest,
     /// What background work last failed with.
     pub(crate) trouble: Mutex<Option<Error>>,
 }
@@ -123,6 +126,7 @@ impl Core {
             last: Mutex::new(last),
             sweep: Mutex::new(sweep),
             between: Mutex::new(None),
+            rest: Rest::new(tail),
             hope: Mutex::new((Lsn::NULL, 0)),
             trouble: Mutex::new(None),
         }
@@ -349,7 +353,7 @@ impl Core {
             }
             self.pool.flush_all(WriteReason::Asked)?;
         }
-        Ok(())
+        self.let_go_of_log()
     }
 
     /// From here on nothing reads or writes: the lock is about to be released.

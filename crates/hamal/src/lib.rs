@@ -78,6 +78,7 @@ mod owner;
 mod range;
 mod read;
 mod relief;
+mod rest;
 mod stats;
 mod sweep;
 mod target;

@@ -180,7 +180,8 @@ impl Builder {
         /// A checkpoint is taken when so many bytes have been logged since the last one: about what recovery has to read.
         /// From 16 KiB to half of the log's limit. Default: an eighth of the log's limit, 256 MiB at most.
         checkpoint_log_bytes(checkpoint_log_bytes: u64)
-        /// A checkpoint is taken after this time, if anything was logged. From 10 ms to 7 days. Default 5 minutes. Without
+        /// A checkpoint is taken after this time, if anything was logged; and 2 s after the last write if much log is held, once its pages are written
+        /// (docs/decisions.md, 47). From 10 ms to 7 days. Default 5 minutes. Without
         /// background threads the clock is not looked at.
         checkpoint_interval(checkpoint_interval: Duration)
         /// How the log is made durable. Default `fdatasync`.

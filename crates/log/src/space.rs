@@ -260,6 +260,42 @@ impl Log {
         self.maker.wake.notify_all();
     }
 
+    /// Removes the newest segments that neither promises nor [`Log::make_ahead`] need: those that were made for the images of dirty pages,
+    /// when the pages have been written. Returns how many.
+    ///
+    /// *Nobody loses space that was promised.* `usable_end` is lowered first, then demand and tail are read. Who was admitted below the
+    /// old one had added its bytes before it read it, so they are seen here; who reads the new one decides by it. The leader's padding
+    /// and seal stay below the slack. *The chain has no gap at any time (LOG-8).* The newest goes first, and the directory is synced
+    /// before the next one does.
+    ///
+    /// # Errors
+    /// I/O errors: poison.
+    pub fn trim(&self) -> Result<u64> {
+        let mut removed = 0;
+        loop {
+            self.poison.check()?;
+            let mut grow = self.grow.lock();
+            let all = self.segments.read().clone();
+            // The segment of the tail and its successor stay in any case.
+            let [kept @ .., newest] = &all[..] else { return Ok(removed) };
+            let Some(last) = kept.last().filter(|s| s.first > self.tail.load(SeqCst)) else {
+                return Ok(removed);
+            };
+            let usable = self.usable_end.swap(last.first, SeqCst);
+            if !self.space_fits(self.slack() + self.ahead()) {
+                self.usable_end.store(usable, SeqCst);
+                return Ok(removed);
+            }
+            // A scan holds a list with the file, and may be asked for its end.
+            let _no_scan = self.scans.write();
+            self.set_segments(kept.to_vec());
+            if let Err(e) = self.release(&mut grow, std::slice::from_ref(newest)) {
+                return Err(self.poison(e));
+            }
+            removed += 1;
+        }
+    }
+
     /// Makes segments until promises and slack fit.
     pub(crate) fn grow_until_fits(&self, grow: &mut Grow, system: bool) -> Result<()> {
         while !self.space_fits(self.slack()) {

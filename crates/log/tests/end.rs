@@ -427,6 +427,13 @@ fn crashes_around_segments() {
                     log.truncate(kept).unwrap();
                 }
             }
+            if i % 23 == 22 {
+                // Segments beyond the tail come, and go again.
+                let bytes = 3 * o.segment_bytes;
+                log.reserve(bytes, true).unwrap();
+                log.give_back(bytes);
+                assert!(log.trim().unwrap() >= 1);
+            }
         }
         drop(log);
         let d = d.crash(CrashModel::Random { seed, torn_sector_bytes: 4096 });
@@ -439,6 +446,94 @@ fn crashes_around_segments() {
         let e = find_end(&dynamic(&d), &o, ID, a.lsn, a.end).unwrap();
         assert!(e.end >= a.end);
     }
+}
+
+/// What was made for promises goes when they are given back, and not before; a crash between two removals leaves a whole chain.
+#[test]
+fn segments_that_nobody_needs_go_from_the_end() {
+    for at in 0..12 {
+        let d = disk();
+        let o = small();
+        let log = create(&d, &o);
+        let a = append(&log, &[1; 1900]);
+        log.force(a.end, ForceReason::Commit).unwrap();
+        let least = log.stats().allocated_bytes;
+        let bytes = 12 * o.segment_bytes;
+        log.reserve(bytes, true).unwrap();
+        let most = log.stats().allocated_bytes;
+        assert!(most >= least + bytes);
+        assert_eq!(log.trim().unwrap(), 0, "all of it is promised");
+        log.give_back(bytes / 2);
+        if at > 0 {
+            d.inject(MemFault { at, on: MemOp::Sync, once: false });
+        }
+        let trimmed = log.trim();
+        let now = log.stats().allocated_bytes;
+        assert_eq!(trimmed.is_err(), log.poisoned().is_set());
+        if let Ok(n) = trimmed {
+            assert!((5..=7).contains(&n), "{n}");
+            assert_eq!(now, most - n * o.segment_bytes);
+            let a = append(&log, &[2; 1900]);
+            if at == 0 {
+                log.force(a.end, ForceReason::Commit).unwrap();
+                log.give_back(bytes - bytes / 2);
+                log.trim().unwrap();
+                assert!(log.stats().allocated_bytes <= least + o.segment_bytes);
+            }
+        }
+        drop(log);
+        for seed in 0..4 {
+            let d = d.crash(CrashModel::Random { seed, torn_sector_bytes: 4096 });
+            let e = find_end(&dynamic(&d), &o, ID, a.lsn, a.end).unwrap();
+            let log = open(&d, &o, &e);
+            let a = append(&log, b"after");
+            log.force(a.end, ForceReason::Commit).unwrap();
+        }
+    }
+}
+
+/// Trimming goes on while others take space and log: nobody's append lacks room.
+#[test]
+fn trimming_beside_writers() {
+    let d = disk();
+    let log = create(&d, &small());
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let removed = std::thread::scope(|s| {
+        let writers: Vec<_> = (0..3u8)
+            .map(|w| {
+                let log = &log;
+                s.spawn(move || {
+                    for i in 0..400u32 {
+                        let promised = u64::from(i % 7) * 3 * log.options().segment_bytes;
+                        log.reserve(promised, true).unwrap();
+                        let a = append(log, &[w; 1500]);
+                        log.give_back(promised);
+                        if i % 16 == 15 {
+                            log.force(a.end, ForceReason::Commit).unwrap();
+                            log.truncate(Lsn(a.lsn.0.saturating_sub(60_000))).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let trimmer = s.spawn(|| {
+            let mut removed = 0;
+            while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                removed += log.trim().unwrap();
+                std::thread::yield_now();
+            }
+            removed
+        });
+        writers.into_iter().for_each(|w| w.join().unwrap());
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        trimmer.join().unwrap()
+    });
+    assert!(removed > 0);
+    let a = append(&log, b"the last");
+    log.force(a.end, ForceReason::Commit).unwrap();
+    drop(log);
+    let e = find_end(&dynamic(&d), &small(), ID, a.lsn, a.end).unwrap();
+    assert_eq!(e.end, open(&d, &small(), &e).tail());
 }
 
 /// A crash at every single disk operation, by making that operation and all later ones fail.

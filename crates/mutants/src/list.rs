@@ -629,4 +629,8 @@ mutants! {
         breaks "LOG-3" in ["log/src/end.rs"] needs [Hostile]
         "A seal that does not lie where it belongs proves nothing.";
         "a write of the log that a device puts over the group before, and a crash before the next group"
+    133 TrimNotSynced "trim-not-synced"
+        breaks "LOG-8" in ["log/src/log.rs"] needs [Crash]
+        "Segments beyond the tail are removed without a sync of the directory between two of them.";
+        "dirty pages that hold log space for their images, a proper close, a crash within it"
 }

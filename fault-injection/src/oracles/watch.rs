@@ -12,7 +12,7 @@
 //! | `T2` | with images: before its first checkpoint a process logs an image of a page whose durable version has one at or above the redo point |
 //! | `LOG-1` | a group is written before the one before it is synced |
 //! | `LOG-2` | a group does not start where the one before ends: a sector of a durable record would be written again, or never |
-//! | `LOG-8` | the log enters a segment whose name or header is not durable, or a live segment's header is written |
+//! | `LOG-8` | the log enters a segment whose name or header is not durable, a live segment's header is written, or the segment goes that follows that of the tail |
 //! | `CKP-2` | a redo point passes a change that the durable version of its page lacks, and no whole-page record from there on has it |
 //! | `CKP-3` | a slot of the control file is written while a page write waits for its sync |
 //! | `CKP-4` | ... before the log that it calls durable is |
@@ -325,6 +325,16 @@ impl HamalWatch {
 
     /// A segment loses its name. (There was no gap behind it, or what was in the gap has been released before.)
     fn release(&mut self, first: u64, segments: &[u64], disk: &Durable<'_>) -> Option<String> {
+        // The newest may go as long as it is not the one after that of the tail.
+        if let [.., before, newest] = segments
+            && *newest == first
+        {
+            let ends = self.controls(disk).iter().filter_map(|s| s.durable.as_ref()).map(|c| c.end).max();
+            let tail = self.groups.last().map(|g| g.end).max(ends)?;
+            return (*before <= tail).then(|| {
+                format!("LOG-8: the segment at {first} is removed, which follows that of the tail at {tail}")
+            });
+        }
         let keep =
             self.controls(disk).iter().filter_map(|s| s.durable.as_ref()).map(|c| c.keep_from).min()?;
         match segments.get(segments.partition_point(|s| *s <= first)) {
