@@ -46,7 +46,7 @@ pub struct Analysis {
     pub losers: Vec<AttEntry>,
     /// Records read.
     pub records: u64,
-    /// Whether anything but checkpoint records follows the checkpoint that analysis started from.
+    /// Whether anything but its own records follows the begin of the checkpoint that analysis started from.
     pub needs_checkpoint: bool,
 }
 
@@ -315,7 +315,9 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         match r.kind {
-            RecordKind::CheckpointBegin => {}
+            // Of one that was not complete: the log does not end with the checkpoint that the control file names, and the file
+            // may have been cut since (SPACE-5).
+            RecordKind::CheckpointBegin => self.needs_checkpoint |= r.lsn > self.begin,
             RecordKind::CheckpointChunk => self.chunk(r)?,
             RecordKind::CheckpointEnd => self.checkpoint_end(r)?,
             _ => self.needs_checkpoint = true,

@@ -241,6 +241,18 @@ fn the_end_of_a_clean_shutdown_is_recognised() {
     assert!(h.analyse().unwrap().is_clean());
 }
 
+/// SPACE-5: a checkpoint that has begun may have told somebody who cuts the data file that the log has gone on.
+#[test]
+fn a_log_that_ends_with_another_checkpoints_begin_is_not_clean() {
+    let mut h = History::new();
+    h.begin_checkpoint();
+    h.end_checkpoint(&[], &[]);
+    assert!(h.analyse().unwrap().is_clean());
+    h.append(RecordKind::CheckpointBegin, TxnRef::None, Lsn::NULL, &[], b"");
+    let r = h.analyse().unwrap();
+    assert!(r.needs_checkpoint && !r.is_clean());
+}
+
 /// CKP-4: a control file that names a checkpoint which is not whole is refused.
 #[test]
 fn a_checkpoint_that_is_not_whole_is_refused() {
