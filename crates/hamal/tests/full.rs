@@ -575,3 +575,54 @@ fn thread(db: &Database, me: u64, rounds: u64) -> Rows {
     }
     model
 }
+
+/// TXN-ROOM: the page that a transaction has changed is merged away, and made anew for rows of the same transaction. There are two
+/// pages to undo then, and an image is set aside for each.
+#[test]
+fn a_page_that_is_used_again_is_another_page() {
+    let db = Database::builder().page_size(4096).background(false).in_memory().unwrap();
+    let engine = db.engine();
+    let (pool, image) = (engine.pool(), engine.pool().image_bytes());
+    let key = |n: u32| format!("{n:03}");
+    // The pages with rows of a transaction.
+    let pages_of = |tx: &WriteTxn| {
+        let writer = format!(" writer={} ", tx.id());
+        let allocated = |n: &u64| engine.space().is_allocated(hamal::PageId(*n)).unwrap();
+        let pages = (0..pool.file_pages()).filter(allocated);
+        pages.filter(|n| db.describe_page(*n).unwrap().contains(&writer)).collect::<Vec<u64>>()
+    };
+    let tx = db.begin_write().unwrap();
+    let tree = tx.create_tree("t").unwrap();
+    (0..40).for_each(|n| tree.put(key(n), [1; 900]).unwrap());
+    drop(tree);
+    tx.commit().unwrap();
+    let tx = db.begin_write().unwrap();
+    let tree = tx.tree("t").unwrap();
+    (0..40).filter(|n| *n % 10 != 0).for_each(|n| assert!(tree.delete(key(n)).unwrap()));
+    drop(tree);
+    tx.commit().unwrap();
+
+    let tx = db.begin_write().unwrap();
+    let tree = tx.tree("t").unwrap();
+    // What is reserved beside the images that dirty pages owe is for undo: for a row far less than an image.
+    let reserved = || engine.txns().log().stats().reserved_bytes - image * pool.dirty_pages();
+    let mut images = 0;
+    let mut put = |n: u32| {
+        let was = reserved();
+        tree.put(key(n), [2; 900]).unwrap();
+        images += reserved().saturating_sub(was) / image;
+    };
+    put(10);
+    let [changed] = pages_of(&tx)[..] else { panic!("more than one page for one row") };
+    while db.maintenance_step().unwrap() {}
+    assert_ne!(pages_of(&tx), [changed], "the page was to be merged away");
+    // Elsewhere in the tree, until it has to split often enough.
+    (31..60).for_each(&mut put);
+    let pages = pages_of(&tx);
+    assert!(pages.contains(&changed), "the page was to be used again: {pages:?}");
+    assert!(images >= pages.len() as u64, "{images} images for {pages:?}");
+    drop(tree);
+    tx.rollback().unwrap();
+    assert_eq!(db.begin_read().unwrap().tree("t").unwrap().iter().count(), 4);
+    verify(&db);
+}

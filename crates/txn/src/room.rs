@@ -4,7 +4,8 @@
 //! update, and a checkpoint begun since, owes the log a new image before it is written again. On a full device there is no
 //! space for it, so it is set aside as well, before the update is logged (TXN-ROOM): one image for each page that a
 //! transaction has changed. Where a structure change brings rows of live transactions to a page that had none, one more is
-//! set aside, for the transaction that is alone, or for all.
+//! set aside, for the transaction that is alone, or for all. Where one takes all rows off a page, the image is for the page that has
+//! them now; if the page is used again, it is another.
 //!
 //! A rollback takes log space as it comes while there is any, and what is set aside when there is none. Then it takes one
 //! image for each page and checkpoint: once a page's image is at or above B, the begin of the newest checkpoint, no other is
@@ -56,6 +57,14 @@ impl TxnManager {
                 core.touch(page, credit);
             }
         }
+    }
+
+    /// To be called after a structure change, under its latches, for a page that was freed and whose rows are on another one now.
+    pub fn page_left(&self, page: PageId) {
+        if self.nobody_listed() {
+            return;
+        }
+        self.listed().iter().for_each(|txn| txn.core.lock().untouch(page));
     }
 
     /// Gives images back that no live transaction is old enough to need.

@@ -107,6 +107,14 @@ impl Core {
             self.images += 1;
         }
     }
+
+    /// What it changed on a page is on another one now: that one has the image, and the page, should it be made anew and be
+    /// changed again, needs another (TXN-ROOM).
+    pub(crate) fn untouch(&mut self, page: PageId) {
+        if self.touched.all.remove(&page) && self.touched.last == Some(page) {
+            self.touched.last = None;
+        }
+    }
 }
 
 /// What a transaction is protected from while others run beside it. `docs/isolation.md` has the table.

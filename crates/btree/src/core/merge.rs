@@ -165,6 +165,7 @@ impl Btree {
                 edits.push(PageEdit { page, op: OP_CLEAR, whole: Whole::No, payload });
             }
             self.txns().structure(None, BTREE_RM, &mut edits, credit)?;
+            self.txns().page_left(r);
             return Ok(Some(r));
         }
         Ok(None)
@@ -211,6 +212,7 @@ impl Btree {
             edits.push(PageEdit { page, op: OP_CLEAR, whole: Whole::No, payload });
         }
         self.txns().structure(None, BTREE_RM, &mut edits, credit)?;
+        self.txns().page_left(id);
         Ok(Some(id))
     }
 }

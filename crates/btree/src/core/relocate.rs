@@ -160,6 +160,7 @@ impl Btree {
             self.force_between()?;
             self.txns().structure(None, BTREE_RM, &mut [link], credit)?;
         }
+        self.txns().page_left(from);
         Ok(Some(from))
     }
 }
