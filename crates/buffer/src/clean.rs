@@ -344,7 +344,7 @@ impl Pool {
         credit.settle();
         // W-3. A page's content may also have been changed by a thread that then poisoned the engine: ask before writing.
         if !mutants::is(Mutant::PageBeforeLog) {
-            self.log.force(force, ForceReason::WalRule)?;
+            self.log.force_quietly(force, ForceReason::WalRule)?;
         }
         self.check()?;
         #[cfg(test)]

@@ -182,7 +182,7 @@ impl Checkpointer {
         let tables = CheckpointEnd { begin, redo, dpt: data.dpt.len() as u64, att: data.att.len() as u64 };
         let (_, end) = self.append(log, RecordKind::CheckpointEnd, &tables.encode())?;
         if !mutants::is(Mutant::ControlBeforeEnd) {
-            log.force(end, ForceReason::Checkpoint)?;
+            log.force_quietly(end, ForceReason::Checkpoint)?;
         }
 
         // The tags are read after the scan, so those of pages that no record from R on names are final; the moment of the
@@ -219,7 +219,7 @@ impl Checkpointer {
         versions.commit(written);
         drop(versions);
         if mutants::is(Mutant::ControlBeforeEnd) {
-            log.force(end, ForceReason::Checkpoint)?;
+            log.force_quietly(end, ForceReason::Checkpoint)?;
         }
         let sequence = control.current().sequence;
         self.trace.emit(|| Event::ControlWrite { sequence, slot });

@@ -3,7 +3,7 @@
 use crate::core::Core;
 use crate::{Error, ErrorKind, Result};
 use hamal_sync::atomic::{AtomicBool, Ordering::SeqCst};
-use hamal_sync::thread::{Builder, JoinHandle};
+use hamal_sync::thread::{self, Builder, JoinHandle, ThreadId};
 use hamal_sync::{Condvar, Mutex};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,11 +17,14 @@ const FLUSHER_IDLE: Duration = Duration::from_secs(1);
 /// How long nobody tries to make a segment ahead after the device had no room for one: who needs it now is told.
 const SEGMENT_RETRY: Duration = Duration::from_millis(100);
 
+/// A thread, and its id once it runs.
+type Running = (JoinHandle<()>, Arc<Mutex<Option<ThreadId>>>);
+
 /// The running threads; dropping it stops and joins them.
 pub(crate) struct Background {
     core: Arc<Core>,
     stop: Arc<Stop>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Running>,
 }
 
 #[derive(Default)]
@@ -66,7 +69,7 @@ impl Background {
         })?;
         b.spawn("hamal-flusher", |core, stop| {
             let idle = FLUSHER_IDLE.max(core.options.flush_interval);
-            if core.log.wait_pending(idle) && stop.sleep(core.options.flush_interval) {
+            if !core.log.wait_pending(idle) || stop.sleep(core.options.flush_interval) {
                 run(core, || core.flush_step());
             }
             stop.sleep(Duration::ZERO)
@@ -83,12 +86,17 @@ impl Background {
     /// A thread that runs `turn` until it returns false or the engine is poisoned.
     fn spawn(&mut self, name: &str, turn: fn(&Core, &Stop) -> bool) -> Result<()> {
         let (core, stop) = (self.core.clone(), self.stop.clone());
-        let body = move || while !core.log.poisoned().is_set() && turn(&core, &stop) {};
+        let id = Arc::new(Mutex::new(None));
+        let mine = id.clone();
+        let body = move || {
+            *mine.lock() = Some(thread::current().id());
+            while !core.log.poisoned().is_set() && turn(&core, &stop) {}
+        };
         let thread = Builder::new().name(name.to_string()).spawn(body).map_err(|e| {
             Error::new(ErrorKind::Limit, format!("cannot start the thread {name}: {e}"))
                 .with_help("Open with Builder::background(false) and call maintenance_step")
         })?;
-        self.threads.push(thread);
+        self.threads.push((thread, id));
         Ok(())
     }
 }
@@ -100,12 +108,16 @@ impl Drop for Background {
             self.stop.set.store(true, SeqCst);
         }
         self.stop.wake.notify_all();
-        for t in self.threads.drain(..) {
+        for (t, id) in self.threads.drain(..) {
+            // A task that one of these threads has woken may have dropped the last handle: the thread ends when that returns.
+            if *id.lock() == Some(thread::current().id()) {
+                continue;
+            }
             while !t.is_finished() {
                 // Again and again: a call before the flusher sleeps is remembered, but only one.
                 self.core.log.wake_flusher();
                 self.core.log.wake_maker();
-                hamal_sync::thread::sleep(Duration::from_millis(1));
+                thread::sleep(Duration::from_millis(1));
             }
             let _ = t.join();
         }

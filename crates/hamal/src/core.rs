@@ -277,7 +277,12 @@ impl Core {
 
     /// Makes asynchronous commits durable. Whether there were any.
     pub(crate) fn flush_step(&self) -> Result<bool> {
-        if self.log.has_pending() { self.log.flush_pending() } else { Ok(false) }
+        if self.log.has_pending() {
+            return self.log.flush_pending();
+        }
+        // What tasks wait for others may have made durable.
+        self.log.wake_tasks();
+        Ok(false)
     }
 
     /// Moves the horizon, takes ghosts away, frees chains and trees. Whether another step may do more.

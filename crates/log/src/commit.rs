@@ -18,7 +18,13 @@
 //! owner by then, whose own (6) is still to come. One who is woken to lead either does, and then does (6)
 //! itself, or finds another leading, who will, or finds itself served by another leader, whose (6) comes
 //! after. A leader that goes on only takes followers off the list who are served, and wakes them; whoever is left there is
-//! found by its (6) at the latest.
+//! found by its (6) at the latest. Who finds at (3) that it need not park may have been taken off the list already: that wake
+//! comes later, perhaps in the thread's next wait, which is not over then. So waits have numbers, and a wake ends the wait that it
+//! was for: whoever goes on is on the list no more, and nobody is asked to lead in vain.
+//!
+//! *Tasks* are woken by who holds nothing. A waker is foreign code, and may run its task at once, which may wait for the log, the
+//! cleaner, or a checkpoint. So [`Log::force_quietly`], for those who hold locks, leaves tasks on the list, and has the flusher
+//! look there ([`Log::wake_tasks`]).
 use crate::Log;
 use crate::format::{self, SEAL_LEN, SECTOR, Seal};
 use crate::options::SyncMethod;
@@ -27,7 +33,7 @@ use hamal_error::{Error, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
 use hamal_sync::MutexGuard;
-use hamal_sync::atomic::AtomicBool;
+use hamal_sync::atomic::AtomicU64;
 use hamal_sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use hamal_sync::thread::Thread;
 use hamal_trace::{Event, ForceReason};
@@ -52,7 +58,10 @@ pub(crate) struct Group {
 /// A parked thread. Made once per thread; a thread waits at one place at a time.
 #[derive(Debug)]
 pub(crate) struct Parked {
-    woken: AtomicBool,
+    /// How often the thread has begun to wait: the number of its newest wait.
+    waits: AtomicU64,
+    /// The newest of its waits that somebody has ended.
+    woken: AtomicU64,
     thread: Thread,
 }
 
@@ -62,7 +71,8 @@ hamal_sync::thread_local! {
 
 impl Parked {
     fn new() -> Arc<Parked> {
-        Arc::new(Parked { woken: AtomicBool::new(false), thread: hamal_sync::thread::current() })
+        let (waits, woken) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Parked { waits, woken, thread: hamal_sync::thread::current() })
     }
     /// This thread's; a fresh one if the thread is ending.
     fn mine() -> Arc<Parked> {
@@ -72,7 +82,8 @@ impl Parked {
 
 #[derive(Debug)]
 enum Who {
-    Thread(Arc<Parked>),
+    /// A thread, and which of its waits.
+    Thread(Arc<Parked>, u64),
     Task(Waker),
 }
 
@@ -86,8 +97,8 @@ pub(crate) struct Waiter {
 impl Who {
     fn wake(self) {
         match self {
-            Who::Thread(p) => {
-                p.woken.store(true, Release);
+            Who::Thread(p, wait) => {
+                p.woken.fetch_max(wait, Release);
                 p.thread.unpark();
             }
             Who::Task(w) => w.wake(),
@@ -97,7 +108,7 @@ impl Who {
 
 impl Waiter {
     fn is_thread(&self) -> bool {
-        matches!(self.who, Who::Thread(_))
+        matches!(self.who, Who::Thread(..))
     }
 }
 
@@ -135,6 +146,18 @@ impl Log {
     /// `NoSpace` if the device is full and not even a seal fits any more: not sticky, nothing was lost, try
     /// again.
     pub fn force(&self, to: Lsn, why: ForceReason) -> Result<()> {
+        self.force_and_wake(to, why, true)
+    }
+
+    /// [`Log::force`] for who holds what a task might wait for: wakes no task, but has the flusher do it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn force_quietly(&self, to: Lsn, why: ForceReason) -> Result<()> {
+        self.force_and_wake(to, why, false)
+    }
+
+    fn force_and_wake(&self, to: Lsn, why: ForceReason, tasks: bool) -> Result<()> {
         loop {
             if self.durable.load(SeqCst) >= to.0 {
                 return Ok(());
@@ -146,11 +169,12 @@ impl Log {
             match self.flush.try_lock() {
                 Some(group) => {
                     let flushed = self.lead(group, to.0, why);
-                    self.hand_on();
+                    // After a failure nobody else may come to wake them.
+                    self.hand_on(tasks || self.poison.is_set());
                     flushed?;
                 }
                 None => {
-                    self.follow(to.0);
+                    self.follow(to.0, tasks);
                     if mutants::is(Mutant::FollowerAcked) {
                         return self.poison.check();
                     }
@@ -161,11 +185,13 @@ impl Log {
 
     /// Writes a group and makes it durable; then those of others, as long as [`Log::goes_on`] says so. Releases leadership on
     /// return; the caller must then [`Log::hand_on`].
-    fn lead(&self, mut group: MutexGuard<'_, Group>, to: u64, why: ForceReason) -> Result<()> {
+    fn lead(&self, group: MutexGuard<'_, Group>, to: u64, why: ForceReason) -> Result<()> {
         if self.durable.load(SeqCst) >= to {
             return Ok(()); // Somebody led between our look and our turn.
         }
+        // In a panic leadership, made later, is given up first: then tasks may be woken.
         let on_panic = OnPanic(self);
+        let mut group = group;
         let written = self.lead_one(&mut group, why);
         let mut going = written.is_ok();
         for _ in 1..TURNS {
@@ -207,9 +233,9 @@ impl Log {
         true
     }
 
-    /// Wakes two of the threads that are served, which do the same, and all tasks.
-    fn wake_more(&self) {
-        let served = take_served(&mut self.waiters.lock(), self.durable.load(SeqCst), 2, true);
+    /// Wakes two of the threads that are served, which do the same, and all tasks or none.
+    fn wake_more(&self, tasks: bool) {
+        let served = take_served(&mut self.waiters.lock(), self.durable.load(SeqCst), 2, tasks);
         served.into_iter().for_each(Who::wake);
     }
 
@@ -307,42 +333,65 @@ impl Log {
     }
 
     /// Waits as a follower until served, or until it may be this thread's turn to lead.
-    fn follow(&self, to: u64) {
+    fn follow(&self, to: u64, tasks: bool) {
         let me = Parked::mine();
-        me.woken.store(false, Relaxed);
-        self.waiters.lock().push(Waiter { to, who: Who::Thread(me.clone()) });
+        let wait = me.waits.fetch_add(1, Relaxed) + 1;
+        self.waiters.lock().push(Waiter { to, who: Who::Thread(me.clone(), wait) });
         let looks = !mutants::is(Mutant::FollowerDoesNotLook);
         if looks && (self.durable.load(SeqCst) >= to || self.poison.is_set() || !self.flush.is_locked()) {
-            // If somebody took us off the list meanwhile, an unpark is on its way: the next park returns at
-            // once, and its loop looks at `woken`, so a stray token does no harm.
-            self.waiters.lock().retain(|w| !matches!(&w.who, Who::Thread(p) if Arc::ptr_eq(p, &me)));
+            let taken = {
+                let mut waiters = self.waiters.lock();
+                let before = waiters.len();
+                waiters.retain(|w| !matches!(&w.who, Who::Thread(p, _) if Arc::ptr_eq(p, &me)));
+                before == waiters.len()
+            };
+            // The wake of who took us off is on its way. It is of this wait, so a later one does not take it for its own; and it
+            // may be that of a leader who goes on.
+            if taken {
+                self.wake_more(tasks);
+            }
             return;
         }
-        while !me.woken.load(Acquire) {
+        while me.woken.load(Acquire) < wait {
             hamal_sync::thread::park();
         }
-        self.wake_more();
+        self.wake_more(tasks);
     }
 
-    /// After releasing leadership: wakes everybody who is served, and one who is not, to lead.
-    pub(crate) fn hand_on(&self) {
+    /// After releasing leadership: wakes everybody who is served, and one who is not, to lead. Tasks that are served are left to
+    /// the flusher unless `tasks`.
+    pub(crate) fn hand_on(&self, tasks: bool) {
         let mut next = None;
-        let served = {
+        let (served, left) = {
             let mut waiters = self.waiters.lock();
             if waiters.is_empty() {
                 return;
             }
-            let to = if self.poison.is_set() { u64::MAX } else { self.durable.load(SeqCst) };
-            let served = take_served(&mut waiters, to, usize::MAX, true);
+            let to = self.served_to();
+            let served = take_served(&mut waiters, to, usize::MAX, tasks);
             if let Some(i) = waiters.iter().position(Waiter::is_thread) {
                 next = Some(waiters.swap_remove(i).who);
             }
-            served
+            (served, waiters.iter().any(|w| w.to <= to && !w.is_thread()))
         };
         // The next leader first: the device should not wait for us.
         for who in next.into_iter().chain(served) {
             who.wake();
         }
+        if left {
+            self.wake_flusher();
+        }
+    }
+
+    /// Everybody who waits for less is told: of the poison, if it is set.
+    fn served_to(&self) -> u64 {
+        if self.poison.is_set() { u64::MAX } else { self.durable.load(SeqCst) }
+    }
+
+    /// Wakes the tasks that are served. For who holds nothing: foreign code may run.
+    pub fn wake_tasks(&self) {
+        let served = take_served(&mut self.waiters.lock(), self.served_to(), 0, true);
+        served.into_iter().for_each(Who::wake);
     }
 
     /// Enters a task that waits for `to`.
@@ -358,7 +407,8 @@ impl Log {
     /// Stops the engine: every waiter is woken, every later call fails. Returns the error to hand on.
     pub fn poison(&self, cause: Error) -> Error {
         let error = self.poison.set(cause);
-        self.hand_on();
+        // Who leads, perhaps this thread, wakes the tasks when it gives leadership up.
+        self.hand_on(!self.flush.is_locked());
         self.wake_ring();
         self.wake_flusher();
         error
@@ -367,4 +417,83 @@ impl Log {
 
 fn failed(what: &str, e: std::io::Error, segment: &Segment, offset: u64, lsn: u64) -> Error {
     Error::io(what, e).with_file(segment.name.clone()).with_offset(offset).with_lsn(Lsn(lsn))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LogIdentity, LogOptions, RecordKind, RecordSpec, TxnRef};
+    use hamal_disk::{Disk, MemDisk};
+    use hamal_page::{DbId, RmId};
+    use hamal_trace::Trace;
+    use std::thread;
+    use std::time::Duration;
+
+    fn again(who: &Who) -> Who {
+        match who {
+            Who::Thread(p, wait) => Who::Thread(p.clone(), *wait),
+            Who::Task(w) => Who::Task(w.clone()),
+        }
+    }
+
+    fn log(disk: &MemDisk) -> Log {
+        disk.create_dir("wal").unwrap();
+        let id = LogIdentity { db: DbId([1; 16]), timeline: 1 };
+        let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
+        Log::create(Arc::new(disk.clone()), options, id, Log::FIRST, Arc::default(), Trace::silent()).unwrap()
+    }
+    fn append(log: &Log) -> Lsn {
+        let (kind, txn, prev) = (RecordKind::Commit, TxnRef::First, Lsn::NULL);
+        let spec = RecordSpec { kind, rm: RmId(0), txn, prev, blocks: &[], undo: &[] };
+        log.append(&spec, &mut log.credit(100, false).unwrap()).unwrap().end
+    }
+
+    /// LOG-7: a wake that comes late, when the wait that it was for is over, does not end the next one. The thread would stay on
+    /// the list while it does not wait, and be woken to lead in the place of one who does.
+    #[test]
+    fn a_late_wake_does_not_end_another_wait() {
+        let log = log(&MemDisk::new());
+        let end = append(&log);
+        let waiting = |n: usize| {
+            while log.waiters.lock().len() != n {
+                thread::yield_now();
+            }
+        };
+        thread::scope(|s| {
+            let leads = log.flush.try_lock().unwrap();
+            let follower = s.spawn(|| log.force(end, ForceReason::Commit));
+            waiting(1);
+            // Taken off the list, and woken in time by one, and too late by another.
+            let late = log.waiters.lock().pop().unwrap().who;
+            again(&late).wake();
+            waiting(1);
+            late.wake();
+            thread::sleep(Duration::from_millis(100));
+            let entries = log.waiters.lock().len();
+            drop(leads);
+            log.hand_on(true);
+            follower.join().unwrap().unwrap();
+            assert_eq!(entries, 1, "one thread waits once");
+        });
+        assert!(log.waiters.lock().is_empty() && log.durable() >= end);
+    }
+
+    /// T16: a thread that found the log sound, and leads only after it was poisoned and everybody else has let go of the files, makes
+    /// no segment: the files may be another process's by now.
+    #[test]
+    fn who_leads_too_late_touches_no_file() {
+        let disk = MemDisk::new();
+        let log = log(&disk);
+        let end = append(&log);
+        // So much is promised that a seal has no room.
+        let promised = log.usable_end.load(SeqCst) - log.tail.load(SeqCst);
+        log.demand.fetch_add(promised, SeqCst);
+        log.poison(Error::internal("closed"));
+        log.quiesce();
+        let files = disk.list("wal").unwrap();
+        let late = log.lead(log.flush.try_lock().unwrap(), end.0, ForceReason::Commit);
+        assert_eq!(late.unwrap_err().kind(), hamal_error::ErrorKind::Poisoned);
+        assert_eq!(disk.list("wal").unwrap(), files);
+        log.demand.fetch_sub(promised, SeqCst);
+    }
 }

@@ -501,7 +501,7 @@ impl Log {
         });
         drop(group);
         // Somebody may have found us in the place of a leader and parked.
-        self.hand_on();
+        self.hand_on(false);
         read
     }
 
@@ -510,8 +510,9 @@ impl Log {
     /// # Errors
     /// I/O errors: poison.
     pub fn truncate(&self, before: Lsn) -> Result<()> {
-        self.poison.check()?;
         let mut grow = self.grow.lock();
+        // Under the lock, as for every change of the files (T16).
+        self.poison.check()?;
         let before = before.0.min(self.durable.load(SeqCst));
         let all = self.segments.read().clone();
         // The newest segments are above `durable` and stay (LOG-8).
@@ -561,6 +562,8 @@ impl Log {
     pub fn quiesce(&self) {
         drop(self.flush.lock());
         drop(self.grow.lock());
+        // Who poisoned may have found us in the place of a leader.
+        self.wake_tasks();
     }
 
     /// The sticky failure state.

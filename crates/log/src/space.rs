@@ -315,6 +315,8 @@ impl Log {
         }
         let mut grow = self.grow.lock();
         while !fits() {
+            // Under the lock: who seals the engine off waits for it, and may leave the files to somebody else then (T16).
+            self.poison.check()?;
             self.grow_one(&mut grow, true)?;
         }
         Ok(())
@@ -387,7 +389,7 @@ impl Log {
             }
             let tail = self.tail.load(SeqCst);
             if tail > self.durable.load(SeqCst) {
-                self.force(Lsn(tail), hamal_trace::ForceReason::Full)?;
+                self.force_quietly(Lsn(tail), hamal_trace::ForceReason::Full)?;
                 continue;
             }
             // Everything is durable: the ring is full of credits. Announce, look again, sleep. Whoever gives

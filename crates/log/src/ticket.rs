@@ -88,17 +88,20 @@ impl Log {
         Ticket { log: Arc::clone(self), to }
     }
 
-    /// Makes everything appended so far durable; `false` if it is already.
+    /// Makes everything appended so far durable; `false` if it is already. Wakes the tasks that are served: foreign code may run.
     ///
     /// # Errors
     /// As [`Log::force`].
     pub fn flush_pending(&self) -> Result<bool> {
         let tail = self.tail();
-        if tail <= self.durable() {
-            return Ok(false);
-        }
-        self.force(tail, ForceReason::Asked)?;
-        Ok(true)
+        let flushed = if tail <= self.durable() {
+            Ok(false)
+        } else {
+            self.force(tail, ForceReason::Asked).map(|()| true)
+        };
+        // Those too that were served by somebody who could not wake them.
+        self.wake_tasks();
+        flushed
     }
 
     /// Asks the flusher to make everything below `to` durable; does not wait.

@@ -349,7 +349,7 @@ impl Space {
                     _ => self.log_cut()?,
                 };
                 if !mutants::is(Mutant::FileCutEarly) {
-                    log.force(log.tail(), ForceReason::Asked)?;
+                    log.force_quietly(log.tail(), ForceReason::Asked)?;
                 }
                 if self.pool().shrink_to(end, announced)? {
                     break;
