@@ -273,8 +273,9 @@ impl Log {
     pub fn trim(&self) -> Result<u64> {
         let mut removed = 0;
         loop {
-            self.poison.check()?;
             let mut grow = self.grow.lock();
+            // Under the lock, as for every change of the files (T16).
+            self.poison.check()?;
             let all = self.segments.read().clone();
             // The segment of the tail and its successor stay in any case.
             let [kept @ .., newest] = &all[..] else { return Ok(removed) };
@@ -433,6 +434,47 @@ impl Log {
         if self.ring_waiters.load(SeqCst) != 0 {
             drop(self.ring_mutex.lock());
             self.ring_wake.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Log, LogIdentity, LogOptions};
+    use hamal_disk::{Disk, MemDisk};
+    use hamal_error::{Error, ErrorKind, Result};
+    use hamal_page::{DbId, Lsn};
+    use hamal_trace::Trace;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    /// T16: who waits to change the files while the engine is sealed off finds that it is, and leaves them alone.
+    #[test]
+    fn who_comes_too_late_changes_no_file() {
+        let late: [fn(&Log) -> Result<()>; 3] =
+            [|log| log.trim().map(drop), |log| log.truncate(Lsn(1 << 40)), |log| log.reserve(1 << 20, true)];
+        for change in late {
+            let disk = MemDisk::new();
+            disk.create_dir("wal").unwrap();
+            let id = LogIdentity { db: DbId([1; 16]), timeline: 1 };
+            let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
+            let shared = Arc::new(disk.clone());
+            let log = Log::create(shared, options, id, Log::FIRST, Arc::default(), Trace::silent()).unwrap();
+            // Segments that nobody needs.
+            log.reserve(1 << 19, false).unwrap();
+            log.give_back(1 << 19);
+            let files = || disk.list("wal").unwrap();
+            let before = files();
+            thread::scope(|s| {
+                let grow = log.grow.lock();
+                let waits = s.spawn(|| change(&log));
+                thread::sleep(Duration::from_millis(100));
+                log.poison(Error::internal("closed"));
+                drop(grow);
+                assert_eq!(waits.join().unwrap().unwrap_err().kind(), ErrorKind::Poisoned);
+            });
+            assert_eq!(files(), before);
         }
     }
 }
