@@ -1,10 +1,11 @@
 //! `hamal waldump`: its filters, bytes, and following the log of a database that another process has open.
 mod common;
 use common::*;
-use hamal::{Builder, Database};
+use hamal::{Builder, Database, Durability};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// The database that a history leaves.
@@ -105,6 +106,51 @@ fn the_map_page_in_a_record_of_the_tree() {
     let mut texts = splits.iter().filter(|r| r["rm"] == "btree").map(|r| r["desc"].as_str().unwrap());
     let text = texts.find(|t| t.contains("init leaf")).expect("a split");
     assert!(text.contains("; 0: allocate bits "), "{text}");
+}
+
+/// Beside a writer that logs, takes checkpoints and gives segments back, a look at the log is one of some moment, and never damage.
+#[test]
+fn a_log_that_is_being_written_is_not_damaged() {
+    let d = Dir::new();
+    // Many small files: the end that a look finds is soon in one that it has read, and the next one goes on.
+    let db = small().log_segment_bytes(16 << 10).create(&d.db).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let _end = End(&done);
+            for i in 0.. {
+                let tx = db.begin_write().unwrap();
+                tx.open_or_create_tree("t")
+                    .unwrap()
+                    .put(format!("key{}", i % 50), "x".repeat(i % 900))
+                    .unwrap();
+                tx.commit_with(Durability::Async).unwrap();
+                if i % 8 == 7 {
+                    db.sync().unwrap();
+                }
+                if i % 200 == 199 {
+                    db.checkpoint().unwrap();
+                }
+                if done.load(Relaxed) {
+                    return;
+                }
+            }
+        });
+        let _end = End(&done);
+        for _ in 0..60 {
+            let look = hamal(&["waldump", &d.db, "--from-checkpoint", "-r", "commit"]);
+            assert!(look.code == 0, "{}{}", look.out.lines().last().unwrap_or(""), look.err);
+        }
+    });
+}
+
+/// Tells the others to stop, however a thread ends.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 // ---- following ----

@@ -104,7 +104,7 @@ fn opened(inspect: &Inspect, from: Lsn) -> Result<LogFollower> {
 }
 
 /// Records that nobody needs any more were given back before they were read.
-fn gap(dump: &Dump<'_>, at: Lsn, to: Lsn, out: &mut Out) -> Result<()> {
+pub(super) fn gap(dump: &Dump<'_>, at: Lsn, to: Lsn, out: &mut Out) -> Result<()> {
     let words =
         format!("the log from {at} to {to} was given back before it was read: it goes on behind that");
     match dump.json {

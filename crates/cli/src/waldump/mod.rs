@@ -10,13 +10,14 @@ mod wanted;
 use crate::open::{Common, Stop, exists};
 use crate::output::{Failure, Out, Result, bytes, grouped, hex};
 use clap::Args;
-use follow::{Ended, follow};
+use follow::{Ended, follow, gap};
 use hamal::inspect::Inspect;
 use hamal::log::{LogEnd, LogReader, Record, Verdict};
 use hamal::{Error, Lsn};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use wanted::Wanted;
 
 /// How far beyond --start a record is looked for: more than the longest record has.
@@ -41,6 +42,7 @@ LSNs, transactions and pages are decimal, or hexadecimal with 0x (transactions a
 In compensation records (clr, dummy_clr) undonext stands in place of prev. The last line says how the log ends: a torn \
 tail, what a crash left of the last write, is normal (exit code 0); damage before the end is not (exit code 1).
 
+Of a database that another process has open it shows the log as it was at some moment. \
 With --follow a record is printed when its group is whole in the log, and the program goes on until Ctrl-C (exit code 130), until \
 --limit or --end is reached (0), or until nobody reads the output any more (0). It looks ten times a second and delays nobody. What the \
 other process gives back before it was read is named and left out. \
@@ -159,6 +161,47 @@ impl End {
     }
 }
 
+/// A look at the log's files: the end, and the records from a place on.
+struct Look {
+    inspect: Inspect,
+    end: End,
+    records: hamal::Result<Records>,
+}
+
+/// Looks at a directory that another process may have open. While the log is written, and its files come and go, what is found may be
+/// of no moment that there was: damage is believed when it is met twice in the same place.
+fn look(dir: &Path, start: &dyn Fn(&Inspect) -> Option<u64>) -> Result<Look> {
+    const TRIES: u32 = 20;
+    let mut before: Option<Error> = None;
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        // A database that `hamal study --keep-dir` has left has a manager more.
+        let inspect = Inspect::open(dir)?.with_manager(hamal_study::run::page_manager());
+        let look = End::find(&inspect).map(|end| {
+            let reader = inspect.reader(&end.at);
+            let records = reader.and_then(|reader| Records::new(reader, &inspect, start(&inspect)));
+            Look { inspect, end, records }
+        });
+        let trouble = match &look {
+            Ok(Look { end: End { damage: Some(e), .. }, .. } | Look { records: Err(e), .. }) => e.clone(),
+            Err(Failure::Engine(e)) => e.clone(),
+            _ => return look,
+        };
+        if tried == TRIES || before.is_some_and(|b| (b.lsn(), b.kind()) == (trouble.lsn(), trouble.kind())) {
+            return look;
+        }
+        before = Some(trouble);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// From where on the log is needed now, if that is beyond `at`, and more than it was: then what lies at `at` may have been given back
+/// while it was read.
+fn given_back(dir: &Path, at: Lsn, was: Lsn) -> Option<Lsn> {
+    Inspect::open(dir).ok().map(|i| i.control().keep_from).filter(|keep| *keep > at.max(was))
+}
+
 #[derive(Serialize)]
 struct JsonRecord<'a> {
     lsn: u64,
@@ -223,30 +266,31 @@ impl Dump<'_> {
 pub(crate) fn waldump(c: &Waldump, common: &Common, out: &mut Out) -> Result<()> {
     let stop = Stop::listen()?;
     exists(&c.dir)?;
-    // A database that `hamal study --keep-dir` has left has a manager more.
-    let inspect = Inspect::open(&c.dir)?.with_manager(hamal_study::run::page_manager());
     let key = c.key.as_deref().map(|k| bytes(k, c.key_hex)).transpose()?;
-    let from = c.start.or(c.from_checkpoint.then_some(inspect.control().checkpoint_begin.0));
+    let first = |i: &Inspect| c.start.or(c.from_checkpoint.then_some(i.control().checkpoint_begin.0));
+    // Who looks for a key has to see the records that CLRs compensate.
+    let start = |i: &Inspect| first(i).filter(|s| key.is_none() || *s < i.control().keep_from.0);
+    let Look { inspect, mut end, records } = look(&c.dir, &start)?;
     let mut dump = Dump {
         options: c,
         json: common.json,
         inspect: &inspect,
-        wanted: Wanted::new(c, key.as_deref(), from),
+        wanted: Wanted::new(c, key.as_deref(), first(&inspect)),
         left: c.limit.unwrap_or(u64::MAX),
         stats: BTreeMap::new(),
     };
-    // Who looks for a key has to see the records that CLRs compensate.
-    let start = from.filter(|s| key.is_none() || *s < inspect.control().keep_from.0);
     if c.follow {
-        return followed(&mut dump, start, &stop, out);
+        let keep = inspect.control().keep_from;
+        // Below what recovery needs a record had to be looked for.
+        let from = if start(&inspect).is_some_and(|s| s < keep.0) { records?.at } else { keep };
+        return followed(&mut dump, from, &stop, out);
     }
-    let end = End::find(&inspect)?;
     if let Some(lsn) = c.chain {
-        return chain(&dump, inspect.reader(&end.at)?, Lsn(lsn), out);
+        return chain(&dump, records?.reader, Lsn(lsn), out);
     }
     // Damage in a place that finding the end did not look at.
     let mut broken = None;
-    match inspect.reader(&end.at).and_then(|reader| Records::new(reader, &inspect, start)) {
+    match records {
         Err(e) if e.is_corruption() => broken = Some(e),
         Err(e) => return Err(e.into()),
         Ok(mut records) => {
@@ -258,11 +302,19 @@ pub(crate) fn waldump(c: &Waldump, common: &Common, out: &mut Out) -> Result<()>
                 more = match records.next() {
                     Ok(Some(r)) => dump.record(&r, out)?,
                     Ok(None) => false,
-                    Err(e) if e.is_corruption() => {
-                        broken = Some(e);
-                        false
-                    }
-                    Err(e) => return Err(e.into()),
+                    Err(e) => match given_back(&c.dir, records.at, inspect.control().keep_from) {
+                        Some(keep) => {
+                            gap(&dump, records.at, keep, out)?;
+                            let again = look(&c.dir, &|_| Some(keep.0))?;
+                            (records, end) = (again.records?, again.end);
+                            true
+                        }
+                        None if e.is_corruption() => {
+                            broken = Some(e);
+                            false
+                        }
+                        None => return Err(e.into()),
+                    },
                 };
             }
         }
@@ -277,15 +329,8 @@ fn damage() -> Failure {
     Failure::Check("the log is damaged before its end".into())
 }
 
-/// From `start` on, and on.
-fn followed(dump: &mut Dump<'_>, start: Option<u64>, stop: &Stop, out: &mut Out) -> Result<()> {
-    let inspect = dump.inspect;
-    let keep = inspect.control().keep_from;
-    // Below what recovery needs a record has to be looked for.
-    let from = match start {
-        Some(s) if s < keep.0 => Records::new(inspect.reader(&End::find(inspect)?.at)?, inspect, start)?.at,
-        _ => keep,
-    };
+/// From `from` on, and on.
+fn followed(dump: &mut Dump<'_>, from: Lsn, stop: &Stop, out: &mut Out) -> Result<()> {
     if dump.left == 0 {
         return Ok(());
     }
