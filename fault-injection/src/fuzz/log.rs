@@ -93,10 +93,14 @@ fn readers_agree(image: &Image) {
             for (r, o) in records.iter().zip(&ours.records) {
                 same(r, &ours, o);
             }
+            // Who reads beside a writer (LOG-10) meets the same, and waits at the same place.
+            let followed = follow(&inspect).unwrap_or_else(|e| panic!("beside a writer: {e:?}"));
+            assert!(followed == records, "{} records are met beside a writer", followed.len());
         }
         (Err(e), Err(_)) => {
             typed(&e);
             assert!(e.is_corruption(), "{e:?}");
+            let _ = follow(&inspect).inspect_err(typed);
             // As `waldump` does: what lies before the damage is read.
             if let Some(end) = e.lsn() {
                 let oldest = inspect.control().keep_from;
@@ -124,6 +128,23 @@ fn read_all(inspect: &Inspect, end: &LogEnd) -> hamal::Result<Vec<Record>> {
         at = r.end;
         let text = inspect.describe(&r);
         assert!(text.len() < 1000 + 100 * r.len(), "{} bytes are described by {}", r.len(), text.len());
+        // As `waldump --slot` and `--key` ask.
+        let asked = r.blocks.first().map_or(PageId(7), |b| b.page);
+        let named = inspect.names_slot(&r, asked, 3);
+        assert!(!named || r.blocks.iter().any(|b| b.page == asked), "a page that the record does not name");
+        let long = vec![0xee; r.len()];
+        assert!(!inspect.names_key(&r, &long), "a key that is as long as its record");
+        records.push(r);
+    }
+    Ok(records)
+}
+
+/// What there is to follow.
+fn follow(inspect: &Inspect) -> hamal::Result<Vec<Record>> {
+    let mut follower = inspect.follow(inspect.control().keep_from)?;
+    let mut records = Vec::new();
+    while let Some(r) = follower.next_record()? {
+        assert!(r.end <= follower.position(), "a record beyond the place that was read to");
         records.push(r);
     }
     Ok(records)
