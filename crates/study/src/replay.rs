@@ -81,6 +81,8 @@ struct Model {
     picked: Option<(String, Lsn)>,
     /// CLRs that leave parts of their record, and that record: as far as this recovery has logged or read them.
     parts: BTreeMap<u64, u64>,
+    /// Of a real database: what analysis and redo have said of records, instead of the log.
+    kinds: BTreeMap<u64, String>,
     redo_open: bool,
 }
 
@@ -113,6 +115,9 @@ pub fn replay(trace: &Trace) -> Vec<Finding> {
         m.seq = row.seq;
         if whole || row.ev.starts_with("analysis.") || row.ev.starts_with("undo.") {
             m.row(row, whole);
+        }
+        if !whole && row.ev == "redo.rec" {
+            m.note_kind(row);
         }
     }
     m.findings
@@ -289,6 +294,7 @@ impl Model {
         self.told = Default::default();
         self.to_undo.clear();
         self.parts.clear();
+        self.kinds.clear();
         self.picked = None;
         if !whole {
             return;
@@ -322,8 +328,14 @@ impl Model {
         self.own = (att, dpt);
     }
 
+    fn note_kind(&mut self, r: &Row) {
+        if let Some(lsn) = r.num("lsn") {
+            self.kinds.insert(lsn, r.text("type").into());
+        }
+    }
     /// What analysis says it changed.
     fn told(&mut self, r: &Row) {
+        self.note_kind(r);
         let set = att_of(r.list("att_set"));
         if let (Some(lsn), Some(next)) = (r.num("lsn"), r.num("undo_next"))
             && r.text("type") == "clr"
@@ -463,7 +475,15 @@ impl Model {
         };
         if let Some(at) = stood {
             let leads_to = at.and_then(|at| self.part_of(at)).or(at);
-            self.same("the record that undo handles", &leads_to, &lsn);
+            // Of a real database a CLR from before the checkpoint is known by redo alone, or not at all.
+            let unknown = at.filter(|at| !whole && !self.parts.contains_key(at));
+            let maybe_clr = |at: &u64| self.kinds.get(at).is_none_or(|kind| kind == "clr");
+            match unknown.filter(maybe_clr).zip(lsn) {
+                Some((at, lsn)) if lsn < at && r.text("decision") == "compensate" => {
+                    self.parts.insert(at, lsn);
+                }
+                _ => self.same("the record that undo handles", &leads_to, &lsn),
+            }
         }
         let decision = match r.text("type") {
             "update" => "compensate",
