@@ -67,6 +67,7 @@ impl Database {
             core.relieved(|| core.space.shrink(core.checked()))?;
             core.checkpoint()?;
         }
+        self.wake_tasks();
         (report.pages_used, report.pages_after) = core.space.usage()?;
         Ok(report)
     }

@@ -104,6 +104,12 @@ impl Database {
         &self.0.core
     }
 
+    /// The log was forced under locks: who waits for a commit that is durable now is told (LOG-7). Without background threads nobody
+    /// else may come. Nothing held.
+    pub(crate) fn wake_tasks(&self) {
+        self.core().log.wake_tasks();
+    }
+
     /// Begins a write transaction. It sees everything committed before, and its own changes.
     ///
     /// # Errors
@@ -173,7 +179,9 @@ impl Database {
     /// `ReadOnly`, `NoSpace`, `Poisoned`; `InvalidArgument` if the database was closed.
     pub fn checkpoint(&self) -> Result<CheckpointReport> {
         self.core().check_open()?;
-        self.core().checkpoint()
+        let done = self.core().checkpoint();
+        self.wake_tasks();
+        done
     }
     /// [`Database::checkpoint`], with `between` called twice: after the begin record is logged, and after the two tables are
     /// copied. What other threads may do meanwhile anyway, it may do; an error of it leaves the checkpoint unfinished, as a crash
@@ -187,7 +195,9 @@ impl Database {
         mut between: impl FnMut(Between) -> Result<()>,
     ) -> Result<CheckpointReport> {
         self.core().check_open()?;
-        self.core().checkpoint_with(&mut between)
+        let done = self.core().checkpoint_with(&mut between);
+        self.wake_tasks();
+        done
     }
     /// Makes everything durable that has been committed so far, by any thread and with any [`Durability`](crate::Durability): one
     /// flush of the log, or none if there is nothing to do. For the end of a run of asynchronous commits; of a single one its
@@ -220,7 +230,9 @@ impl Database {
     /// `NoSpace`, `Poisoned`; `InvalidArgument` if the database was closed.
     pub fn flush(&self) -> Result<()> {
         self.core().check_open()?;
-        self.core().pool.flush_all(hamal_trace::WriteReason::Asked)
+        let done = self.core().pool.flush_all(hamal_trace::WriteReason::Asked);
+        self.wake_tasks();
+        done
     }
     /// Checks every page, every tree, and the accounts of free space. `progress` is called with pages done and pages in
     /// all. Write transactions that begin meanwhile wait until it is done, on the thread that calls this for ever: begin none

@@ -52,8 +52,6 @@ fn a_task_runs_under_no_lock_of_those_who_force_the_log() {
             let ran = Arc::new(AtomicBool::new(false));
             assert!(waits(commit(&db, 1), Flushes(db.clone(), ran.clone())));
             f(&db);
-            // It is woken by the next who holds nothing.
-            db.maintenance_step().unwrap();
             done.send(ran.load(SeqCst)).unwrap();
         });
         assert!(wait.recv_timeout(DEADLINE).expect("a thread waits for itself"), "the task was not woken");
