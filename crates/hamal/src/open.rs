@@ -14,7 +14,8 @@ use hamal_checkpoint::{
 use hamal_disk::{DiskFile, DiskLock, OpenMode, OverlayDisk};
 use hamal_error::Poison;
 use hamal_log::{
-    Log, LogIdentity, LogReader, Reading, RecordKind, RecordSpec, TxnRef, find_end_and_read, rewrite_segments,
+    Log, LogIdentity, LogReader, Reading, RecordKind, RecordSpec, TxnRef, find_end_and_read, missing_below,
+    rewrite_segments,
 };
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{DbId, Lsn, PageId, RmId};
@@ -465,8 +466,9 @@ fn wire(
     let identity = LogIdentity { db: control.db, timeline: control.timeline };
     let log_options = settings.log.clone();
     let reading = Reading { memory: settings.recovery_memory_bytes, ahead: settings.recovery_threads > 1 };
-    let (end, mut reader) =
+    let (mut end, mut reader) =
         find_end_and_read(&disk, identity, control.checkpoint_begin, control.checkpoint_end, reading)?;
+    end.keep_from = control_file.keep_from();
     trace.emit(|| Event::LogEnd { end: end.end, verdict: verdict_name(&end.verdict) });
     // What follows the checkpoint was read from somewhere; make sure that it is on the device before anything relies on
     // it (T4). The checkpoint itself was durable before the control file named it.
@@ -522,7 +524,11 @@ fn wire(
     };
     // Until the last loser has ended, what looks settled may be a loser's: no purge, no merge (T11).
     parts.btree.set_undo_only(!mutants::is(Mutant::LoserCleansLeaf));
-    let report = restart(context, progress).map_err(damage_first)?;
+    let report = restart(context, progress).map_err(damage_first).map_err(|e| {
+        // What redo or undo needs is not there: the file that is there instead says why.
+        let gone = e.kind() == ErrorKind::LogCorrupt && e.lsn().is_some_and(|lsn| lsn < end.oldest);
+        gone.then(|| missing_below(&disk, identity, end.oldest)).flatten().unwrap_or(e)
+    })?;
     parts.btree.set_undo_only(false);
     if report.clean && data_len < control.data_pages {
         // The file is cut only before a checkpoint that says so: nothing that follows a clean end could have cut it.

@@ -197,6 +197,75 @@ fn files_of_another_database() {
     }
 }
 
+/// A database that was not closed: its redo point lies some segments below its last checkpoint, in the first there is.
+fn long_log(id: [u8; 16]) -> (MemDisk, Contents) {
+    let disk = MemDisk::new();
+    let db = small().database_id(id).create_on(Arc::new(disk.clone())).unwrap();
+    for round in 0..12 {
+        let tx = db.begin_write().unwrap();
+        let t = tx.open_or_create_tree("t").unwrap();
+        t.put("first", "row").unwrap();
+        t.put("long", bytes(round, 20_000)).unwrap();
+        tx.commit().unwrap();
+    }
+    db.checkpoint().unwrap();
+    let found = contents(&db).unwrap();
+    (disk.crash(CrashModel::KeepAll), found)
+}
+
+/// A segment of the log that is another database's is called that, also below the checkpoint, where the chain of segments just ends:
+/// redo needs what was there.
+#[test]
+fn a_segment_of_another_database_is_called_that() {
+    let ((ours, rows), (theirs, _)) = (long_log([7; 16]), long_log([9; 16]));
+    let segments: Vec<_> = files(&ours).into_iter().filter(|n| n.starts_with("wal/0")).collect();
+    let mut refused = 0;
+    for name in &segments {
+        let (copy, from) = (ours.crash(CrashModel::KeepAll), theirs.open(name, OpenMode::default()).unwrap());
+        let mut all = vec![0; from.len().unwrap() as usize];
+        from.read_at(0, &mut all).unwrap();
+        let to = copy.open(name, OpenMode::default()).unwrap();
+        to.write_at(0, &all).and_then(|()| to.sync()).unwrap();
+        drop(to);
+        if let Err(e) = judge(copy, std::slice::from_ref(&rows), name) {
+            assert_eq!((e.kind(), e.file()), (ErrorKind::WrongDatabase, Some(name.as_str())), "{e:?}");
+            refused += 1;
+        }
+    }
+    assert!(segments.len() > 4 && refused == segments.len(), "{refused} of {segments:?}");
+}
+
+/// An open that is refused, because a segment of the log that redo needs has a damaged header or is gone, removes none of the others:
+/// once the damage is taken back, everything is there.
+#[test]
+fn a_refused_open_leaves_the_log_that_is_needed() {
+    let (disk, rows) = long_log([7; 16]);
+    let segments: Vec<_> = files(&disk).into_iter().filter(|n| n.starts_with("wal/0")).collect();
+    let mut refused = 0;
+    for name in &segments {
+        for removed in [false, true] {
+            let copy = disk.crash(CrashModel::KeepAll);
+            let file = copy.open(name, OpenMode::default()).unwrap();
+            let mut all = vec![0; file.len().unwrap() as usize];
+            file.read_at(0, &mut all).unwrap();
+            if removed {
+                copy.remove(name).unwrap();
+            } else {
+                file.write_at(9, &[all[9] ^ 1]).and_then(|()| file.sync()).unwrap();
+            }
+            let Err(e) = judge(copy.clone(), std::slice::from_ref(&rows), name) else { continue };
+            assert_eq!(e.kind(), ErrorKind::LogCorrupt, "{e:?}");
+            let create = OpenMode { create: removed, ..OpenMode::default() };
+            let file = copy.open(name, create).expect("the damaged file stays");
+            file.write_at(0, &all).and_then(|()| file.sync()).unwrap();
+            judge(copy, std::slice::from_ref(&rows), name).expect("the damage was taken back");
+            refused += 1;
+        }
+    }
+    // The newest segment holds nothing yet: it may be gone.
+    assert_eq!(refused, 2 * segments.len() - 1);
+}
+
 #[test]
 fn a_failed_sync_poisons() {
     use hamal::disk::{MemFault, MemOp};

@@ -43,6 +43,10 @@ pub struct LogEnd {
     pub verdict: Verdict,
     /// The lowest LSN still in a segment.
     pub oldest: Lsn,
+    /// From here on no file is removed as the log is opened, also where the chain of segments does not reach down so far: what is wrong
+    /// with the one that ends it may be mended yet (LOG-11). [`find_end`] sets it to [`oldest`](LogEnd::oldest); who knows what is needed
+    /// lowers it.
+    pub keep_from: Lsn,
 }
 
 /// Reads the log from `from` (a record or group boundary known to have been durable) to its end and decides
@@ -120,7 +124,8 @@ fn find(files: &mut Files, seeds: Seeds, from: Lsn, proven: Lsn) -> Result<LogEn
         bytes => Verdict::TornTail { bytes },
     };
     let behind = if mutants::is(Mutant::AppendBehindTornTail) { torn } else { 0 };
-    Ok(LogEnd { end: Lsn(start + behind), last_seal, verdict, oldest: Lsn(files.oldest()) })
+    let oldest = Lsn(files.oldest());
+    Ok(LogEnd { end: Lsn(start + behind), last_seal, verdict, oldest, keep_from: oldest })
 }
 
 /// The checksum of the seal before the group at `from`, if it can be known: `from` may lie inside a group.

@@ -10,6 +10,7 @@ use crate::segment::Segment;
 use crate::{Record, RecordView, format};
 use hamal_disk::{AlignedBuf, read_exact_at};
 use hamal_error::{Error, ErrorKind, Result};
+use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::Lsn;
 use std::ops::Range;
 use std::sync::Arc;
@@ -304,6 +305,57 @@ impl Files {
             return Ok(Place::Nothing);
         }
         Ok(Place::Record(len))
+    }
+
+    /// Where the next group begins, behind the padding at `at` and the seal that [`Files::place`] found behind it. It is padding
+    /// only if the group has its checksum with zeros from `at` on: a lost sector is zeros too, and the records that were in it
+    /// would be passed over (LOG-3). What the padding holds does not matter.
+    ///
+    /// Of a group whose front is in no segment any more the records say that they are whole, each by itself, and nothing says how
+    /// many there were.
+    pub(crate) fn step_over(&mut self, at: u64, seal: &Seal) -> Result<u64> {
+        const ZEROS: [u8; 512] = [0; 512];
+        let end = seal.lsn + SEAL_LEN;
+        let believed = seal.start < self.oldest()
+            || self.is_sound(at, end)
+            || mutants::is(Mutant::PaddingBelieved)
+            || mutants::is(Mutant::GroupCrcIgnored)
+            || mutants::is(Mutant::TornTailAccepted);
+        if believed {
+            return Ok(end);
+        }
+        let mut crc = self.seeds.group(seal.start);
+        let mut done = seal.start;
+        while done < at {
+            let Some(piece) = self.piece(done, (at - done) as usize, u64::MAX)? else { break };
+            crc = crc32c::crc32c_append(crc, piece);
+            done += piece.len() as u64;
+        }
+        while done < seal.lsn {
+            let n = (seal.lsn - done).min(ZEROS.len() as u64);
+            crc = crc32c::crc32c_append(crc, &ZEROS[..n as usize]);
+            done += n;
+        }
+        if crc != seal.group {
+            let m = format!(
+                "no record where one must be: the group of the seal at {} does not end here",
+                seal.lsn
+            );
+            return Err(self.corrupt(at, m));
+        }
+        Ok(end)
+    }
+
+    /// Whether all of `[from, to)` is in memory and had the checksum of its group.
+    fn is_sound(&self, from: u64, to: u64) -> bool {
+        let one = self.chunks.get(self.last).map_or(0..0, |c| c.sound.clone());
+        let mut at = if one.contains(&from) { one.end } else { from };
+        while at < to {
+            let holds = |c: &&Chunk| c.sound.contains(&at);
+            let Some(chunk) = self.chunks.iter().find(holds) else { return false };
+            at = chunk.sound.end;
+        }
+        true
     }
 
     /// Whether `[start, seal)` has the checksum that the group's seal at `seal`, which is valid in itself, carries. The records of a

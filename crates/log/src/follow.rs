@@ -80,7 +80,7 @@ impl LogFollower {
                         self.at = r.end.0;
                         return Ok(Some(r));
                     }
-                    Found::Seal(s) => self.at = s.lsn + SEAL_LEN,
+                    Found::Seal(s) => self.at = self.files.step_over(self.at, &s)?,
                     Found::Nothing => return Err(self.files.corrupt(self.at, "a record is gone")),
                 }
             }

@@ -36,6 +36,6 @@ pub use memory::LogMemory;
 pub use options::{LogIdentity, LogOptions, SyncMethod};
 pub use reader::{LogReader, Reading};
 pub use record::{Block, BlockRef, BlockView, Record, RecordKind, RecordSpec, RecordView, TxnRef, Whole};
-pub use segment::rewrite_segments;
+pub use segment::{missing_below, rewrite_segments};
 pub use space::Credit;
 pub use ticket::Ticket;

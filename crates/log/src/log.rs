@@ -213,7 +213,7 @@ impl Log {
             );
         }
         let log = Self::assemble(disk, options, identity, Vec::new(), (first.0, 0), poison, trace);
-        log.tidy(&mut log.grow.lock())?;
+        log.tidy(&mut log.grow.lock(), first.0)?;
         log.grow_until_fits(&mut log.grow.lock(), true)?;
         Ok(log)
     }
@@ -281,22 +281,28 @@ impl Log {
         let log = Self::assemble(disk, options, identity, segments, at, poison, trace);
         {
             let mut grow = log.grow.lock();
-            log.tidy(&mut grow)?;
+            log.tidy(&mut grow, end.keep_from.0)?;
             log.grow_until_fits(&mut grow, true)?;
         }
         Ok(log)
     }
 
     /// Removes what a crash left: a half-made file, segments below a gap (released, but not in order), free
-    /// files that do not fit. Collects the free files that do.
-    fn tidy(&self, grow: &mut Grow) -> Result<()> {
+    /// files that do not fit. Collects the free files that do. What holds anything from `keep_from` on stays (LOG-11).
+    fn tidy(&self, grow: &mut Grow, keep_from: u64) -> Result<()> {
         let io = |e| Error::io("tidying the log's directory", e).with_file(segment::DIR);
         let oldest = self.oldest.load(SeqCst);
         let mut names = self.disk.list(segment::DIR).map_err(io)?;
         names.sort_unstable();
+        let firsts = segment::list(&*self.disk)?;
+        // A segment ends where the next one begins, or before: its own header may be what is damaged.
+        let needed = |first: u64| {
+            let next = firsts.iter().find(|f| **f > first);
+            next.is_none_or(|next| *next > keep_from) && !mutants::is(Mutant::NeededSegmentTidied)
+        };
         for plain in names {
             let name = format!("{}/{plain}", segment::DIR);
-            let released = segment::parse(&plain).is_some_and(|first| first < oldest);
+            let released = segment::parse(&plain).is_some_and(|first| first < oldest && !needed(first));
             if released || name == segment::MAKING {
                 self.disk.remove(&name).map_err(io)?;
             } else if plain.starts_with("free-") {

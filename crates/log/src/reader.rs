@@ -1,6 +1,6 @@
 //! Reading records forward from any record boundary.
 use crate::files::{Files, Found, Place};
-use crate::format::{SEAL_LEN, Seeds};
+use crate::format::Seeds;
 use crate::segment::{self, Segment};
 use crate::{LogEnd, LogIdentity, LogMemory, Record, RecordView};
 use hamal_disk::{Disk, OpenMode};
@@ -124,7 +124,7 @@ impl LogReader {
         while at < self.end {
             match self.files.at(at, u64::MAX)? {
                 Found::Record(r) if r.end.0 <= self.end => return Ok(Some(r)),
-                Found::Seal(s) => at = s.lsn + SEAL_LEN,
+                Found::Seal(s) => at = self.files.step_over(at, &s)?,
                 _ => return Err(self.no_record(at)),
             }
         }
@@ -142,7 +142,7 @@ impl LogReader {
             }
             match self.files.place(at, u64::MAX)? {
                 Place::Record(len) if at + len as u64 <= self.end => break len,
-                Place::Seal(s) => at = s.lsn + SEAL_LEN,
+                Place::Seal(s) => at = self.files.step_over(at, &s)?,
                 _ => return Err(self.no_record(at)),
             }
         };

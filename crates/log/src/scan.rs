@@ -30,7 +30,7 @@ impl Log {
                     at = r.end.0;
                     see(&r);
                 }
-                Found::Seal(s) => at = s.lsn + SEAL_LEN,
+                Found::Seal(s) => at = files.step_over(at, &s)?,
                 Found::Nothing => {
                     return Err(files.corrupt(at, "no valid record where one must be"));
                 }

@@ -4,6 +4,7 @@
 //! segment's name is never half made, and whatever is wrong with one is damage (invariant LOG-8).
 use crate::LogIdentity;
 use crate::format::{FORMAT_VERSION, HEADER_BLOCK, SegmentHeader};
+use crate::reader::READ_MODE;
 use hamal_disk::{AlignedBuf, Disk, DiskFile, OpenMode, read_exact_at};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_mutants::{self as mutants, Mutant};
@@ -168,6 +169,15 @@ pub(crate) fn open_chain(
         }
     }
     Ok(chain)
+}
+
+/// What is wrong with the segment in front of `oldest`, where the chain of segments ends: that of another database, damage. `None` if
+/// there is none, or nothing is wrong with it. Below the oldest LSN that is needed any file may lie; who needs more asks here why
+/// it is not there.
+pub fn missing_below(disk: &Arc<dyn Disk>, identity: LogIdentity, oldest: Lsn) -> Option<Error> {
+    let firsts = list(&**disk).ok()?;
+    let below = firsts.into_iter().rfind(|first| *first < oldest.0)?;
+    Segment::open(&**disk, identity, below, READ_MODE).err()
 }
 
 /// A segment to be made.

@@ -154,6 +154,68 @@ fn a_damaged_seal_does_not_hide_the_next_group() {
     }
 }
 
+/// A reader that starts below the place from where the end was sought, and zeros that begin where a record must: they are no padding,
+/// whatever the place of the seal, and nothing behind them is passed over. (Once the rest of the group was.) Zeros are padding where the records
+/// end, and then bytes in it that are not zero do no harm.
+#[test]
+fn zeros_do_not_pass_for_padding() {
+    for pad in [512, 1024, 4096] {
+        let d = disk();
+        let o = LogOptions { pad, ..small() };
+        let log = create(&d, &o);
+        let g: Vec<Vec<_>> = (0..4)
+            .map(|i| {
+                let g: Vec<_> = (0..3).map(|k| append(&log, &[i + k; 300])).collect();
+                log.force(g[2].end, ForceReason::Commit).unwrap();
+                g
+            })
+            .collect();
+        let sound = end(&d, &o).unwrap();
+        let change = |from: Lsn, to: Lsn, byte: u8| {
+            let d = copy(&d);
+            let (name, offset) = place(&o, from);
+            let f = d.open(&name, Default::default()).unwrap();
+            f.write_at(offset, &vec![byte; (to.0 - from.0) as usize]).unwrap();
+            f.sync().unwrap();
+            d
+        };
+        let read = |d: &MemDisk, from: Lsn| {
+            let mut r = LogReader::open(&dynamic(d), ID, &sound).unwrap();
+            let (mut at, mut seen) = (from, 0);
+            loop {
+                match r.read(at) {
+                    Ok(Some(record)) => (at, seen) = (record.end, seen + 1),
+                    Ok(None) => break (seen, None),
+                    Err(e) => break (seen, Some((e.kind(), e.lsn()))),
+                }
+            }
+        };
+        for i in 0..3 {
+            for k in 0..3 {
+                // From a record to the end of the group's records, to the end of the record, and its first byte alone.
+                for to in [g[i][2].end, g[i][k].end, Lsn(g[i][k].lsn.0 + 1)] {
+                    let d = change(g[i][k].lsn, to, 0);
+                    let corrupt = Some((ErrorKind::LogCorrupt, Some(g[i][k].lsn)));
+                    assert_eq!(
+                        read(&d, g[0][0].lsn),
+                        (3 * i + k, corrupt),
+                        "pad {pad}, group {i}, record {k}"
+                    );
+                    // From within the group too.
+                    assert_eq!(read(&d, g[i][0].lsn).0, k);
+                    let reopened = open(&d, &o, &sound);
+                    let scanned = reopened.scan(|_| {}).unwrap_err();
+                    assert_eq!((scanned.kind(), scanned.lsn()), (ErrorKind::LogCorrupt, Some(g[i][k].lsn)));
+                }
+            }
+            // The seal's magic begins the last 48 bytes or fewer of the group's last sector.
+            let padding = Lsn(g[i][2].end.0 + 1);
+            let d = change(padding, Lsn(padding.0 + 3), 7);
+            assert_eq!(read(&d, g[0][0].lsn), (12, None), "pad {pad}");
+        }
+    }
+}
+
 /// Where the log was known to be durable up to the starting point, a damaged group there is no torn tail.
 #[test]
 fn damage_of_the_group_that_holds_the_starting_point() {

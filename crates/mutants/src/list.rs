@@ -116,7 +116,7 @@ mutants! {
          here: every record of the chain is compensated by then.)";
         "commit, crash: the acknowledged transaction is rolled back"
     16 TornTailAccepted "torn-tail-accepted"
-        breaks "LOG-2" in ["log/src/codec.rs", "log/src/end.rs"] needs [Tear]
+        breaks "LOG-2" in ["log/src/codec.rs", "log/src/end.rs", "log/src/files.rs"] needs [Tear]
         "Checksums of records and groups are ignored.";
         "a group of several sectors, crash in its write with the seal kept and a sector before it lost"
     17 AppendBehindTornTail "append-behind-torn-tail"
@@ -202,7 +202,7 @@ mutants! {
         "The log is forced up to the page's pageLSN before the page is written, and not up to its image.";
         "checkpoint, commit a change of an old page, flush, crash in the write of the data file"
     35 GroupCrcIgnored "group-crc-ignored"
-        breaks "LOG-2, T13" in ["log/src/end.rs"] needs [Tear, Nested]
+        breaks "LOG-2, T13" in ["log/src/end.rs", "log/src/files.rs"] needs [Tear, Nested]
         "A group's seal is accepted although the group's checksum is another.";
         "hard: two crashes in the write of groups that begin at the same LSN, where sectors of the old one \
          continue the new one exactly; or a lost sector that begins with a record, before the seal"
@@ -633,4 +633,12 @@ mutants! {
         breaks "LOG-8" in ["log/src/log.rs"] needs [Crash]
         "Segments beyond the tail are removed without a sync of the directory between two of them.";
         "dirty pages that hold log space for their images, a proper close, a crash within it"
+    134 PaddingBelieved "padding-believed"
+        breaks "LOG-3" in ["log/src/files.rs"] needs [Damage]
+        "Zeros where a record must be pass for the padding before the next seal, whatever the checksum of the group says.";
+        "commit more than a sector, checkpoint without a flush, and zero the first sector of the commit's group"
+    135 NeededSegmentTidied "needed-segment-tidied"
+        breaks "LOG-11" in ["log/src/log.rs"] needs [Damage]
+        "Opening removes every segment below a gap in the log, also those that redo needs.";
+        "log of several segments that redo needs, remove one of them, open (which is refused), put it back"
 }

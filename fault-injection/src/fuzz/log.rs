@@ -104,7 +104,13 @@ fn readers_agree(image: &Image) {
             // As `waldump` does: what lies before the damage is read.
             if let Some(end) = e.lsn() {
                 let oldest = inspect.control().keep_from;
-                let end = LogEnd { end: end.max(oldest), last_seal: 0, verdict: Verdict::Clean, oldest };
+                let end = LogEnd {
+                    end: end.max(oldest),
+                    last_seal: 0,
+                    verdict: Verdict::Clean,
+                    oldest,
+                    keep_from: oldest,
+                };
                 let _ = read_all(&inspect, &end).inspect_err(typed);
             }
         }

@@ -130,7 +130,13 @@ impl End {
             Err(e) if e.is_corruption() => match e.lsn() {
                 Some(end) => {
                     let oldest = inspect.control().keep_from;
-                    let at = LogEnd { end: end.max(oldest), last_seal: 0, verdict: Verdict::Clean, oldest };
+                    let at = LogEnd {
+                        end: end.max(oldest),
+                        last_seal: 0,
+                        verdict: Verdict::Clean,
+                        oldest,
+                        keep_from: oldest,
+                    };
                     Ok(End { at, damage: Some(e) })
                 }
                 None => Err(e.into()),

@@ -345,6 +345,7 @@ impl Bench {
             last_seal: 0,
             verdict: hamal_log::Verdict::Clean,
             oldest: log.oldest(),
+            keep_from: log.oldest(),
         };
         let dir: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let mut reader = hamal_log::LogReader::open(&dir, log.identity(), &end).unwrap();
