@@ -17,3 +17,8 @@ fn any_system_call_may_fail() {
 fn writes_may_be_short() {
     layer::run_layer(Layer::FileSize, Budget::seconds(6));
 }
+
+#[test]
+fn memory_may_run_out() {
+    layer::run_layer(Layer::Memory, Budget::seconds(8));
+}

@@ -212,7 +212,7 @@ fn errors_of(call: &str) -> Vec<Harm> {
 }
 
 /// Starts: from nothing, and from databases killed at some of their calls.
-fn starts(run: &mut Run<'_>, scratch: &Scratch) -> Result<Vec<Start>, String> {
+pub(crate) fn starts(run: &mut Run<'_>, scratch: &Scratch) -> Result<Vec<Start>, String> {
     let (dir, log) = (scratch.path().join("db"), scratch.path().join("log"));
     let mut out = Vec::new();
     for io in Io::ALL {

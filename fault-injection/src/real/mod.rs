@@ -10,6 +10,7 @@ pub mod cut;
 pub mod full;
 pub mod kill;
 pub mod litmus;
+pub mod memory;
 pub mod process;
 pub mod scratch;
 
@@ -30,6 +31,8 @@ pub enum Layer {
     Errors,
     /// A limit on the size of files: really short writes, then EFBIG.
     FileSize,
+    /// A limit on the address space: memory runs out.
+    Memory,
     /// The file system is shut down at random moments of a process with threads, and of its recovery.
     PowerCut,
     /// The file system is shut down with the process at the n-th system call on the database, for every n.
@@ -42,11 +45,12 @@ pub enum Layer {
 
 impl Layer {
     /// All.
-    pub const ALL: [Layer; 8] = [
+    pub const ALL: [Layer; 9] = [
         Layer::Kill,
         Layer::KillAtCall,
         Layer::Errors,
         Layer::FileSize,
+        Layer::Memory,
         Layer::PowerCut,
         Layer::PowerCutAtCall,
         Layer::Full,
@@ -59,6 +63,7 @@ impl Layer {
             Layer::KillAtCall => "kill-at-call",
             Layer::Errors => "errors",
             Layer::FileSize => "file-size",
+            Layer::Memory => "memory",
             Layer::PowerCut => "power-cut",
             Layer::PowerCutAtCall => "power-cut-at-call",
             Layer::Full => "full",
@@ -184,6 +189,7 @@ pub fn run(layer: Layer, budget: &Budget, progress: ProgressFn<'_>) -> LayerRepo
         Layer::KillAtCall => calls::kills(&mut run),
         Layer::Errors => calls::errors(&mut run),
         Layer::FileSize => calls::file_sizes(&mut run),
+        Layer::Memory => memory::limits(&mut run),
         Layer::PowerCut => cut::random(&mut run),
         Layer::PowerCutAtCall => cut::at_calls(&mut run),
         Layer::Full => full::both(&mut run),
