@@ -10,7 +10,7 @@ use crate::op::Op;
 use crate::oracles::ledger::{Ledger, Matrix};
 use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
-use crate::run::newborn;
+use crate::run::{caught, newborn};
 use crate::sim::{Image, IoFault, Persistence};
 use crate::watchdog::{Hang, PATIENCE, TICK, Watched, watched};
 use crate::workload::Workload;
@@ -114,8 +114,45 @@ pub struct Counts {
     pub depth: AtomicU64,
     /// Violations.
     pub violations: AtomicU64,
+    /// Crash points of scenarios whose search has ended.
+    pub searched: AtomicU64,
+    /// Those at which every image was looked at.
+    pub exact: AtomicU64,
+    /// Of the others, those searched to this level and not further.
+    pub levels: [AtomicU64; 5],
+    /// What was met, by thread.
+    locals: Mutex<Vec<Arc<Local>>>,
     /// Set it to end the campaign.
     pub stop: AtomicBool,
+}
+
+/// What a campaign has met of what it must meet: so many of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Covered {
+    /// Named events.
+    pub events: (usize, usize),
+    /// Places of crashes.
+    pub places: (usize, usize),
+}
+
+impl Counts {
+    /// What was met so far; `None` if nobody notes it.
+    pub fn covered(&self) -> Option<Covered> {
+        let locals = self.locals.lock().clone();
+        if locals.is_empty() {
+            return None;
+        }
+        let (ledger, mut matrix) = (Ledger::new(), Matrix::default());
+        for local in locals {
+            ledger.merge(&local.ledger);
+            matrix.merge(&local.matrix.lock());
+        }
+        let (events, places) = (ledger.demanded(), Matrix::expected(2));
+        Some(Covered {
+            events: (events - ledger.zeros().len(), events),
+            places: (places.len() - matrix.zeros(&places).len(), places.len()),
+        })
+    }
 }
 
 /// What was found.
@@ -220,6 +257,7 @@ pub(crate) fn campaign_and(kits: &[Kit], short: &[Kit], plan: &Plan, live: &Live
     let mut start = || {
         let (shared, local) = (shared.clone(), Arc::new(Local::default()));
         locals.push(local.clone());
+        live.locals.lock().push(local.clone());
         Watched::start(plan.patience, move || work(shared, local))
     };
     let mut workers: Vec<Watched<()>> = (0..plan.threads.max(1)).map(|_| start()).collect();
@@ -442,7 +480,13 @@ impl<'a> Worker<'a> {
             live.cases.fetch_add(t.cases - seen.cases, Relaxed);
             live.points.fetch_add(t.points - seen.points, Relaxed);
             live.depth.fetch_max(t.max_depth() as u64, Relaxed);
-            (seen.cases, seen.points) = (t.cases, t.points);
+            live.exact.fetch_add(t.exact - seen.exact, Relaxed);
+            live.searched.fetch_add(t.searched() - seen.searched(), Relaxed);
+            for (shown, (now, before)) in live.levels.iter().zip(t.levels.iter().zip(seen.levels)) {
+                shown.fetch_add(now - before, Relaxed);
+            }
+            (seen.cases, seen.points, seen.exact) = (t.cases, t.points, t.exact);
+            (seen.levels, seen.open) = (t.levels, t.open);
             let cases = live.cases.load(Relaxed);
             !(live.stop.load(Relaxed)
                 || over.0.is_some_and(|n| cases >= n)
@@ -462,7 +506,8 @@ impl<'a> Worker<'a> {
             return None;
         }
         let most = if self.plan.quick { 8 } else { 24 };
-        for fault in faults::plan(&self.plan.faults, &run.disk.events(), most, seed) {
+        let dsync = subject.config.dsync;
+        for fault in faults::plan(&self.plan.faults, &run.disk.events(), most, seed, dsync) {
             if self.shared.over() {
                 return None;
             }
@@ -611,13 +656,40 @@ pub fn replay_live(
     }
 }
 
-/// [`replay`], on this thread, for as long as it takes.
-fn replay_here(
-    kits: &[Kit],
-    case: &Case,
-    exactly: bool,
-    live: &Live,
-) -> Result<(Tally, Option<Finding>), String> {
+/// Why a case would show nothing, whatever is wrong with the engine: a planned error that the scenario does not come to, or damage
+/// that changes nothing. (The engine's input/output has changed since it was written.)
+///
+/// # Errors
+/// As of [`replay`].
+pub fn idle(kits: &[Kit], case: &Case) -> Result<Option<String>, String> {
+    if case.faults.is_empty() && case.damages.is_empty() {
+        return Ok(None);
+    }
+    let (kit, workload) = kit_of(kits, case)?;
+    let start = start_of(kit, case)?;
+    let oracles = Oracles::LIGHT;
+    let subject = Subject { engine: &*kit.engine, config: &case.config, workload, oracles };
+    let model = case.config.model(case.model);
+    let scenario =
+        Scenario { model, start: start.as_ref(), ops: &case.ops, faults: &case.faults, after: &[] };
+    let run = scenario.run(subject);
+    if !case.faults.is_empty() && run.disk.heal() == 0 {
+        return Ok(Some("the scenario does not come to its planned error".into()));
+    }
+    let image = run.disk.kept();
+    for damage in &case.damages {
+        let before = image.file(&damage.file);
+        let mut after = before.clone();
+        after.iter_mut().for_each(|bytes| damage.apply(bytes));
+        if before.is_none() || before == after {
+            return Ok(Some(format!("`{damage}` changes nothing")));
+        }
+    }
+    Ok(None)
+}
+
+/// The kit that a case is for, and its workload.
+fn kit_of<'k>(kits: &'k [Kit], case: &Case) -> Result<(&'k Kit, Option<&'k dyn Workload>), String> {
     let kit = kits
         .iter()
         .find(|k| k.engine.name() == case.engine && k.workload.name() == case.workload)
@@ -627,11 +699,28 @@ fn replay_here(
     if workload.is_none() && case.workload != "none" {
         return Err(format!("there is no workload {:?} for {:?}", case.workload, case.engine));
     }
+    Ok((kit, workload))
+}
+
+/// The database that a case starts with; `None` if it starts with the creation.
+fn start_of(kit: &Kit, case: &Case) -> Result<Option<Image>, String> {
+    if case.creates {
+        return Ok(None);
+    }
+    let made = caught(|| newborn(&*kit.engine, &case.config, case.config.model(case.model)));
+    made?.map(Some).map_err(|f| f.to_string())
+}
+
+/// [`replay`], on this thread, for as long as it takes.
+fn replay_here(
+    kits: &[Kit],
+    case: &Case,
+    exactly: bool,
+    live: &Live,
+) -> Result<(Tally, Option<Finding>), String> {
+    let (kit, workload) = kit_of(kits, case)?;
     let model = case.config.model(case.model);
-    let start = match case.creates {
-        true => None,
-        false => Some(newborn(&*kit.engine, &case.config, model).map_err(|f| f.to_string())?),
-    };
+    let start = start_of(kit, case)?;
     let subject = Subject { engine: &*kit.engine, config: &case.config, workload, oracles: Oracles::ALL };
     let after: Vec<Op> = kit.workload.afterwards();
     let scenario =

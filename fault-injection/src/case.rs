@@ -385,6 +385,9 @@ impl fmt::Display for Case {
         if !c.bypass {
             write!(f, " bypass off")?;
         }
+        if c.dsync {
+            write!(f, " dsync on")?;
+        }
         for (key, value) in [
             ("ring", c.ring_bytes),
             ("log", c.log_bytes),
@@ -547,6 +550,7 @@ pub(crate) fn parse_config(config: &mut Config, words: &[&str]) -> Result<(), St
             "pad" => config.pad = number()?,
             "images" => config.images = switch()?,
             "bypass" => config.bypass = switch()?,
+            "dsync" => config.dsync = switch()?,
             "ring" => config.ring_bytes = number()?,
             "log" => config.log_bytes = number()?,
             "versions" => config.version_bytes = number()?,
@@ -565,7 +569,7 @@ mod tests {
     fn a_case_parses_what_it_prints() {
         let text = "# One is missing.\n\
             case 1 engine hamal workload btree model hostile start newborn\n\
-            config page 4096 frames 0 segment 8192 pad 512 images off bypass off ring 65536 versions 70000\n\
+            config page 4096 frames 0 segment 8192 pad 512 images off bypass off dsync on ring 65536 versions 70000\n\
             mutant ack-before-sync\n\
             oracle acknowledged\n\
             begin 1\n\

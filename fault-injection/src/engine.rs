@@ -63,6 +63,8 @@ pub struct Config {
     pub images: bool,
     /// Whether the disk has a way past its cache. Without it nobody can tell what was read from what is durable.
     pub bypass: bool,
+    /// Whether each write of the log is durable when it returns (`O_DSYNC`), instead of by a sync after it.
+    pub dsync: bool,
     /// Bytes of the log's ring; the engine may raise it to its minimum.
     pub ring_bytes: u32,
     /// Bytes that the log may take; the engine may raise it to its minimum.
@@ -100,6 +102,7 @@ impl Default for Config {
             pad: 512,
             images: true,
             bypass: true,
+            dsync: false,
             ring_bytes: 0,
             log_bytes: 0,
             version_bytes: 0,

@@ -5,13 +5,9 @@
 //! the harness and no catch.
 use crate::campaign::{Found, Kit, Live, Plan, Report, campaign, campaign_and, replay};
 use crate::case::Case;
-use crate::engine::Config;
 use crate::kits::situations_kit;
-use crate::op::Op;
-use crate::oracles::Violation;
 use crate::sim::Persistence;
-use crate::sweep::{self, Damage};
-use crate::watchdog::watched;
+use crate::sweep;
 use crate::workloads::situations::{Situation, Situations, situations};
 use hamal::mutants::{Mutant, choose};
 use std::sync::atomic::Ordering::Relaxed;
@@ -130,11 +126,13 @@ impl Hunter<'_> {
         let kit = situations_kit(Situations::default());
         for (damage, closed) in &situation.sweeps {
             let config = &situation.config;
-            let swept = self.swept(&kit, config, &situation.ops, (*damage, *closed));
+            let (how, patience) = ((*damage, *closed), self.plan.patience);
+            let swept = sweep::looked_for(&kit.engine, config, &situation.ops, how, patience);
             let seconds = self.started.elapsed().as_secs_f64();
             let Some((violation, cases)) = swept else { continue };
             self.hunted.states += cases;
-            let (ops, violation) = self.fewer(&kit, situation, (*damage, *closed), violation);
+            let (until, first) = (Instant::now() + self.plan.shrink, (situation.ops.clone(), violation));
+            let (ops, violation) = sweep::fewer(&kit.engine, config, first, how, patience, until);
             let case = Case {
                 says: vec![violation.text.replace('\n', " ")],
                 engine: kit.engine.name().to_string(),
@@ -161,39 +159,5 @@ impl Hunter<'_> {
             });
             return;
         }
-    }
-
-    /// A violation, and how many damaged databases were opened until then.
-    fn swept(&self, kit: &Kit, config: &Config, ops: &[Op], how: (Damage, bool)) -> Option<(Violation, u64)> {
-        let (engine, config, ops) = (kit.engine.clone(), config.clone(), ops.to_vec());
-        let swept = move || sweep::violation(&engine, &config, &ops, how, &Live::default());
-        match watched(self.plan.patience, swept) {
-            Ok(swept) => swept.ok()?,
-            Err(hang) => Some((hang.finding.violation, 1)),
-        }
-    }
-
-    /// Operations without which the damage still shows.
-    fn fewer(
-        &self,
-        kit: &Kit,
-        situation: &Situation,
-        how: (Damage, bool),
-        violation: Violation,
-    ) -> (Vec<Op>, Violation) {
-        let until = Instant::now() + self.plan.shrink;
-        let (mut best, mut violation) = (situation.ops.clone(), violation);
-        let mut at = best.len();
-        while at > 0 && Instant::now() < until {
-            at -= 1;
-            let mut ops = best.clone();
-            ops.remove(at);
-            if let Some((v, _)) = self.swept(kit, &situation.config, &ops, how)
-                && v.oracle == violation.oracle
-            {
-                (best, violation) = (ops, v);
-            }
-        }
-        (best, violation)
     }
 }

@@ -1,29 +1,31 @@
 //! The corruption sweep: a small database is damaged in every way of a list, at every place, and opened after each.
 //!
 //! The rule is one: right data, or a typed error. An outcome is *silent* if what is read is wrong and nothing says so; there
-//! must be none.
+//! must be none. An open that is refused must do no harm either: the damage is taken back then, and everything must be there.
 //!
 //! Damage of a sector that the engine never reads cannot matter: two runs that read the same are the same run. So a first run
 //! notes what is read, and the rest is counted as such without being tried.
 //!
 //! The threads of a sweep are [watched](crate::watchdog): an engine that waits or computes for ever over a damage is a violation that
 //! names the place, the thread is given up, and another goes on behind it.
-use crate::campaign::{Kit, Live};
+use crate::campaign::{Found, Kit, Live};
+use crate::case::{self, Case};
 use crate::engine::{Config, Engine, FailureKind};
 use crate::model::Allowed;
 use crate::op::Op;
 use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::{Ended, Newest, bounded, dropped, newborn};
-use crate::sim::{Act, Image, Persistence, SimDisk, role};
+use crate::sim::{Act, Image, IoEvent, Persistence, SimDisk, role};
 use crate::watchdog::{self, PATIENCE, TICK, Watched, watched};
 use hamal::disk::{Disk, DiskFile, DiskLock, OpenMode};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::iter::repeat;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SECTOR: usize = 512;
 
@@ -75,6 +77,11 @@ impl Damage {
         Damage::OlderButData,
         Damage::Foreign,
     ];
+    /// Whether the files are of different moments. What an open does to them before it notices cannot be taken back: each of them
+    /// may be right by itself.
+    fn is_of_another_moment(self) -> bool {
+        matches!(self, Damage::OlderFile | Damage::OlderPair | Damage::OlderButData)
+    }
     /// In words.
     pub fn name(self) -> &'static str {
         match self {
@@ -119,14 +126,44 @@ pub struct Table {
     pub cells: BTreeMap<(Damage, &'static str), BTreeMap<String, u64>>,
     /// Opens that were made.
     pub cases: u64,
-    /// What was silent or wrong: the damage in words, and what happened.
-    pub violations: Vec<(String, Outcome)>,
+    /// What was silent or wrong, the first hundred of each kind of damage.
+    pub violations: Vec<Bad>,
+}
+
+/// Something silent or wrong.
+#[derive(Clone, Debug)]
+pub struct Bad {
+    /// The kind of damage.
+    pub damage: Damage,
+    /// The damage in words.
+    pub place: String,
+    /// Of a single byte: the damage, exactly.
+    pub exactly: Option<case::Damage>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+impl Bad {
+    fn violation(&self) -> Violation {
+        match &self.outcome {
+            Outcome::Silent(text) => Violation::new(Oracle::Silent, format!("{}: {text}", self.place)),
+            Outcome::Wrong(text) => Violation::new(Oracle::Fault, format!("{}: {text}", self.place)),
+            other => Violation::new(Oracle::Fault, format!("{}: {other:?}", self.place)),
+        }
+    }
 }
 
 impl Table {
     /// Silent outcomes.
-    pub fn silent(&self) -> usize {
-        self.violations.iter().filter(|(_, o)| matches!(o, Outcome::Silent(_))).count()
+    pub fn silent(&self) -> u64 {
+        self.outcomes("SILENT")
+    }
+    /// Silent outcomes, and those that are wrong in another way.
+    pub fn wrong(&self) -> u64 {
+        self.silent() + self.outcomes("WRONG")
+    }
+    fn outcomes(&self, name: &str) -> u64 {
+        self.cells.values().filter_map(|counts| counts.get(name)).sum()
     }
     fn count(&mut self, damage: Damage, role: &'static str, outcome: &Outcome, n: u64) {
         let name = match outcome {
@@ -207,10 +244,13 @@ impl Patient {
         if !closed {
             // Everything written to the log since the last sync but one. Without it the disk is what a crash before that flush
             // could have left: nothing on it can tell the two apart.
-            let is =
-                |act| move |(_, e): &(usize, &crate::sim::IoEvent)| e.site.role == "wal" && e.site.act == act;
+            let is = |act| move |(_, e): &(usize, &IoEvent)| e.site.role == "wal" && e.site.act == act;
             let end = events.iter().enumerate().rfind(is(Act::Write)).map_or(0, |(i, _)| i);
-            let from = events[..end].iter().enumerate().rfind(is(Act::Sync)).map_or(0, |(i, _)| i);
+            let from = match config.dsync {
+                false => events[..end].iter().enumerate().rfind(is(Act::Sync)).map_or(0, |(i, _)| i),
+                // Each write is durable by itself. A group that goes on in the next file takes one for each.
+                true => first_of_group(&events, end),
+            };
             let writes = events[from..].iter().enumerate().filter(is(Act::Write));
             for (i, e) in writes {
                 without_last.get_or_insert_with(|| run.allowed(from + i).allowed.clone());
@@ -253,7 +293,7 @@ impl Patient {
         let spy = Spy { disk: SimDisk::boot(&self.image, Box::new(Newest)), read: Arc::default() };
         let read = spy.read.clone();
         let disk = spy.disk.clone();
-        let outcome = self.open(Arc::new(spy), disk);
+        let (outcome, _) = self.open(Arc::new(spy), disk);
         if outcome != Outcome::Right {
             return Err(format!("without damage: {outcome:?}"));
         }
@@ -265,18 +305,18 @@ impl Patient {
         self.read.get(name).is_some_and(|s| s.contains(&sector))
     }
 
-    /// Opens, reads everything, verifies.
-    fn open(&self, disk: Arc<dyn Disk>, sim: SimDisk) -> Outcome {
+    /// Opens, reads everything, verifies. Also, whether the open was refused.
+    fn open(&self, disk: Arc<dyn Disk>, sim: SimDisk) -> (Outcome, bool) {
         let kind = |text: &str| text.split(':').next().unwrap_or("?").trim().to_string();
         watchdog::on(&sim);
         let opened = bounded(&sim, || self.engine.open(disk, &self.config));
         let mut session = match opened {
-            Err(fall) => return Outcome::Wrong(fall.violation("the open").text),
+            Err(fall) => return (Outcome::Wrong(fall.violation("the open").text), false),
             Ok(Err(f)) => {
                 sim.power_off();
                 return match f.kind {
-                    FailureKind::Damage => Outcome::Error(kind(&f.text)),
-                    _ => Outcome::Wrong(f.to_string()),
+                    FailureKind::Damage => (Outcome::Error(kind(&f.text)), true),
+                    _ => (Outcome::Wrong(f.to_string()), false),
                 };
             }
             Ok(Ok(s)) => s,
@@ -300,13 +340,57 @@ impl Patient {
         };
         sim.power_off();
         dropped(session);
-        outcome
+        (outcome, false)
+    }
+
+    /// What a refused open has done to a database that was `damaged`: once the damage is taken back, everything must be there. `left` is
+    /// what it left.
+    fn taken_back(&self, damaged: &Image, left: &Image) -> Option<String> {
+        let mut mended = left.clone();
+        for (name, right) in &self.files {
+            let Some(bad) = damaged.file(name) else {
+                if left.file(name).is_none() {
+                    mended = mended.with_file(name, right);
+                }
+                continue;
+            };
+            if bad == *right {
+                continue;
+            }
+            let Some(mut now) = left.file(name) else { return Some(format!("it removes {name}")) };
+            // What the engine has written since is its own, page by page or sector by sector.
+            let piece = if role(name) == "data" { self.config.page_size as usize } else { SECTOR };
+            let len = if now.len() == bad.len() { right.len() } else { now.len().max(right.len()) };
+            let padded = |bytes: &[u8], len: usize| {
+                bytes.iter().copied().chain(repeat(0)).take(len).collect::<Vec<u8>>()
+            };
+            let (bad, right) = (padded(&bad, len), padded(right, len));
+            now.resize(len, 0);
+            for at in (0..len).step_by(piece) {
+                let r = at..(at + piece).min(len);
+                if now[r.clone()] == bad[r.clone()] {
+                    now[r.clone()].copy_from_slice(&right[r]);
+                }
+            }
+            mended = mended.with_file(name, &now);
+        }
+        let disk = SimDisk::boot(&mended, Box::new(Newest));
+        match self.open(Arc::new(disk.clone()), disk).0 {
+            Outcome::Right => None,
+            other => Some(format!("once the damage is taken back: {other:?}")),
+        }
     }
 
     /// Tries a damaged image. `tail`: whether the damage touches the last write to the log.
-    fn attempt(&self, image: &Image, tail: bool) -> Outcome {
+    fn attempt(&self, damage: Damage, image: &Image, tail: bool) -> Outcome {
         let disk = SimDisk::boot(image, Box::new(Newest));
-        let outcome = self.open(Arc::new(disk.clone()), disk);
+        let (outcome, refused) = self.open(Arc::new(disk.clone()), disk.clone());
+        if refused
+            && !damage.is_of_another_moment()
+            && let Some(harm) = self.taken_back(image, &disk.kept())
+        {
+            return Outcome::Wrong(format!("{outcome:?}, but the refused open does harm: {harm}"));
+        }
         if let (Outcome::Silent(_), true, Some(low)) = (&outcome, tail, &self.without_last) {
             let disk = SimDisk::boot(image, Box::new(Newest));
             watchdog::on(&disk);
@@ -338,14 +422,17 @@ impl Patient {
     fn go_on(&self, damage: Damage, stride: usize, live: &Live, so_far: &SoFar) {
         let tried = so_far.tried.load(Relaxed);
         let mut number = 0;
-        let mut visit = |name: &str, what: &str, place: u64, image: Image, tail: bool| {
+        let mut visit = |name: &str, what: &str, at: u64, image: Image, tail: bool| {
             number += 1;
             if number <= tried || live.stop.load(Relaxed) {
                 return;
             }
-            let place = format!("{} {what} of {name} at {place}", damage.name());
+            let place = match what {
+                "" => format!("{} of {name} at {at}", damage.name()),
+                _ => format!("{} {what} of {name} at {at}", damage.name()),
+            };
             *so_far.at.lock() = (role(name), place.clone());
-            let mut outcome = self.attempt(&image, tail);
+            let mut outcome = self.attempt(damage, &image, tail);
             // That the file is another database's must be said, not only that something is wrong.
             if let (Damage::Foreign, Outcome::Error(kind), Some(right)) =
                 (damage, &outcome, self.engine.names_a_strangers_file(role(name)))
@@ -353,7 +440,14 @@ impl Patient {
             {
                 outcome = Outcome::Wrong(format!("{kind}, and not {right}"));
             }
-            so_far.found(damage, role(name), place, outcome);
+            let pattern = what.strip_prefix("by ").and_then(|x| x.parse().ok());
+            let exactly = pattern.filter(|_| damage == Damage::Byte).map(|x| case::Damage {
+                file: name.to_owned(),
+                offset: at,
+                len: 1,
+                xor: Some(x),
+            });
+            so_far.found(damage, role(name), place, exactly, outcome);
             live.cases.fetch_add(1, Relaxed);
         };
         let mut unread: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -376,9 +470,9 @@ impl Patient {
                             continue;
                         }
                         for at in of(s).step_by(stride) {
-                            for pattern in [1, 128, 255] {
+                            for (pattern, what) in [(1, "by 1"), (128, "by 128"), (255, "by 255")] {
                                 let image = touch(at, &[bytes[at] ^ pattern]);
-                                visit(name, "", at as u64, image, tail(&of(s)));
+                                visit(name, what, at as u64, image, tail(&of(s)));
                             }
                         }
                     }
@@ -515,15 +609,37 @@ struct SoFar {
 
 impl SoFar {
     /// What came of a place.
-    fn found(&self, damage: Damage, role: &'static str, place: String, outcome: Outcome) {
+    fn found(
+        &self,
+        damage: Damage,
+        role: &'static str,
+        place: String,
+        exactly: Option<case::Damage>,
+        outcome: Outcome,
+    ) {
         self.tried.fetch_add(1, Relaxed);
         let mut table = self.table.lock();
         table.cases += 1;
         table.count(damage, role, &outcome, 1);
         if matches!(outcome, Outcome::Silent(_) | Outcome::Wrong(_)) && table.violations.len() < 100 {
-            table.violations.push((place, outcome));
+            table.violations.push(Bad { damage, place, exactly, outcome });
         }
     }
+}
+
+/// The first of the writes that follow each other, each to another file of the log, up to number `last`.
+pub(crate) fn first_of_group(events: &[IoEvent], last: usize) -> usize {
+    let mut at = last;
+    while at > 0 && goes_on(&events[at - 1], &events[at]) {
+        at -= 1;
+    }
+    at
+}
+
+/// Whether a write goes on in another file of the log.
+pub(crate) fn goes_on(a: &IoEvent, b: &IoEvent) -> bool {
+    let writes = [a, b].iter().all(|e| e.site.role == "wal" && e.site.act == Act::Write);
+    writes && a.name != b.name
 }
 
 /// The bytes up to the last that is not zero.
@@ -635,16 +751,80 @@ pub fn violation(
 ) -> Result<Option<(Violation, u64)>, String> {
     let foreign = foreign(&**engine, config, ops)?;
     let patient = Patient::new(engine, config, foreign, ops, closed)?;
-    let table = patient.sweep(damage, HUNT_STRIDE, live);
-    let first = table.violations.first().map(|(what, outcome)| match outcome {
-        Outcome::Silent(text) => Violation::new(Oracle::Silent, format!("{what}: {text}")),
-        other => Violation::new(Oracle::Fault, format!("{what}: {other:?}")),
-    });
-    Ok(first.map(|v| (v, table.cases)))
+    let table = patient.sweep(damage, if damage == Damage::Byte { HUNT_STRIDE } else { 1 }, live);
+    Ok(table.violations.first().map(|bad| (bad.violation(), table.cases)))
 }
 
 /// Of the bytes, every so manieth is enough to see a check that is missing.
 const HUNT_STRIDE: usize = 64;
+
+/// [`violation`], watched.
+pub(crate) fn looked_for(
+    engine: &Arc<dyn Engine>,
+    config: &Config,
+    ops: &[Op],
+    how: (Damage, bool),
+    patience: Duration,
+) -> Option<(Violation, u64)> {
+    let (engine, config, ops) = (engine.clone(), config.clone(), ops.to_vec());
+    match watched(patience, move || violation(&engine, &config, &ops, how, &Live::default())) {
+        Ok(swept) => swept.ok()?,
+        Err(hang) => Some((hang.finding.violation, 1)),
+    }
+}
+
+/// Operations without which the damage still shows.
+pub(crate) fn fewer(
+    engine: &Arc<dyn Engine>,
+    config: &Config,
+    (ops, violation): (Vec<Op>, Violation),
+    how: (Damage, bool),
+    patience: Duration,
+    until: Instant,
+) -> (Vec<Op>, Violation) {
+    let (mut best, mut violation) = (ops, violation);
+    let mut at = best.len();
+    while at > 0 && Instant::now() < until {
+        at -= 1;
+        let mut ops = best.clone();
+        ops.remove(at);
+        if let Some((v, _)) = looked_for(engine, config, &ops, how, patience)
+            && v.oracle == violation.oracle
+        {
+            (best, violation) = (ops, v);
+        }
+    }
+    (best, violation)
+}
+
+/// What a sweep by this plan has found, as a case that can be run again, made smaller for so long.
+pub fn found(kit: &Kit, plan: Plan, bad: &Bad, after_cases: u64, shrink: Duration) -> Found {
+    let until = Instant::now() + shrink;
+    let (config, ops) = scenario(kit, plan.seed, plan.closed);
+    let how = (bad.damage, plan.closed);
+    let mut case = Case {
+        workload: kit.workload.name().to_string(),
+        creates: false,
+        ..Case::of(kit.engine.name(), Persistence::Posix, &config, &ops)
+    };
+    let mut violation = bad.violation();
+    let again = looked_for(&kit.engine, &config, &ops, how, plan.patience);
+    match (again, &bad.exactly) {
+        (Some((v, _)), _) if v.oracle == violation.oracle => {
+            (case.ops, violation) = fewer(&kit.engine, &config, (ops, v), how, plan.patience, until);
+            case.sweep = Some(how);
+        }
+        // Another byte than those that a case looks at.
+        (_, Some(exactly)) => {
+            case.ops.extend(plan.closed.then_some(Op::Reopen));
+            case.damages.push(exactly.clone());
+        }
+        _ => case.sweep = Some(how),
+    }
+    case.says = vec![violation.text.replace('\n', " ")];
+    case.oracle = Some(violation.oracle);
+    Found { case, violation, after_cases, after_seconds: 0.0, operations_before: 0 }
+}
 
 /// The database that a stranger makes by these operations.
 fn foreign(engine: &dyn Engine, config: &Config, ops: &[Op]) -> Result<Image, String> {
@@ -708,12 +888,13 @@ impl Worker {
         let (role, place) = self.so_far.at.lock().clone();
         let seconds = patience.as_secs_f64();
         let what = format!("it waits or computes without end: nothing came of it in {seconds:.1} s");
-        self.so_far.found(self.damage, role, place, Outcome::Wrong(what));
+        self.so_far.found(self.damage, role, place, None, Outcome::Wrong(what));
         self.hangs += 1;
         if self.hangs == MOST_HANGS {
-            let left = format!("{}, the places behind it", self.damage.name());
-            let why = format!("they were left out: {MOST_HANGS} have hung");
-            self.so_far.table.lock().violations.push((left, Outcome::Wrong(why)));
+            let place = format!("{}, the places behind it", self.damage.name());
+            let outcome = Outcome::Wrong(format!("they were left out: {MOST_HANGS} have hung"));
+            let left = Bad { damage: self.damage, place, exactly: None, outcome };
+            self.so_far.table.lock().violations.push(left);
         }
         self.hangs < MOST_HANGS
     }
@@ -762,8 +943,8 @@ pub fn run(kit: &Kit, plan: Plan, live: &Live) -> Result<(Table, u64), String> {
     Ok((total, patient.bytes()))
 }
 
-/// The database that is damaged.
-fn patient(kit: &Kit, seed: u64, closed: bool) -> Result<Patient, String> {
+/// The set-up and the operations that make the database which is damaged.
+fn scenario(kit: &Kit, seed: u64, closed: bool) -> (Config, Vec<Op>) {
     let config = kit.workload.config(seed);
     let mut ops = kit.workload.operations(seed, 40);
     // What is open at the end is rolled back: the sweep wants one right answer.
@@ -773,6 +954,12 @@ fn patient(kit: &Kit, seed: u64, closed: bool) -> Result<Patient, String> {
         // Acknowledged work that only the log holds.
         ops.extend(kit.workload.afterwards());
     }
-    let foreign = foreign(&*kit.engine, &config, &kit.workload.operations(seed ^ 0xF0, 20))?;
+    (config, ops)
+}
+
+/// The database that is damaged. The stranger's is made by the same operations: it has the same files.
+fn patient(kit: &Kit, seed: u64, closed: bool) -> Result<Patient, String> {
+    let (config, ops) = scenario(kit, seed, closed);
+    let foreign = foreign(&*kit.engine, &config, &ops)?;
     Patient::new(&kit.engine, &config, foreign, &ops, closed)
 }

@@ -1,8 +1,11 @@
 //! A short campaign of each kind, the corpus, and the harness's own promises. Longer ones: `hamal torture`.
-use hamal_fault_injection::campaign::{Live, Plan, Report, campaign, replay};
+use hamal_fault_injection::campaign::{Live, Plan, Report, campaign, idle, replay};
 use hamal_fault_injection::case::Case;
-use hamal_fault_injection::explore::faults;
+use hamal_fault_injection::explore::check::{Oracles, Subject};
+use hamal_fault_injection::explore::replay::Scenario;
+use hamal_fault_injection::explore::{Search, Tally, faults};
 use hamal_fault_injection::kits::{WORKLOADS, kits, situations_kit};
+use hamal_fault_injection::run::newborn;
 use hamal_fault_injection::sim::Persistence;
 use hamal_fault_injection::sweep;
 use hamal_fault_injection::workloads::situations::{Situations, situations};
@@ -50,6 +53,43 @@ fn a_death_in_a_sync_is_survived() {
     assert!(report.struck > scenarios / 2 && report.tally.cases > 1000, "{} of {}", report.struck, scenarios);
 }
 
+/// Every error of every kind at every call of some small scenarios, none of them left to chance.
+#[test]
+fn every_error_at_every_call() {
+    let models = [Persistence::Posix, Persistence::Hostile, Persistence::Ordered];
+    let struck = std::thread::scope(|scope| {
+        let threads: Vec<_> = [("btree", 4), ("btree", 12), ("counters", 1), ("bank", 2)]
+            .into_iter()
+            .zip(models.into_iter().cycle())
+            .map(|((workload, seed), model)| scope.spawn(move || every_error(workload, seed, model)))
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(struck.iter().all(|n| *n > 60), "{struck:?}");
+}
+
+/// How many struck.
+fn every_error(workload: &str, seed: u64, model: Persistence) -> u64 {
+    let kit = &kits(&[workload])[0];
+    let config = kit.workload.config(seed);
+    let (ops, after) = (kit.workload.operations(seed, 12), kit.workload.afterwards());
+    let model = config.model(model);
+    let start = newborn(&*kit.engine, &config, model).unwrap();
+    let (engine, workload) = (&*kit.engine, Some(&*kit.workload));
+    let subject = Subject { engine, config: &config, workload, oracles: Oracles::ALL };
+    let scenario = Scenario { model, start: Some(&start), ops: &ops, faults: &[], after: &after };
+    let events = scenario.run(subject).disk.events();
+    let mut struck = 0;
+    for fault in faults::plan(&faults::NAMES, &events, usize::MAX, seed, config.dsync) {
+        let planned = [fault];
+        let scenario = Scenario { faults: &planned, ..scenario };
+        let found = faults::strike(subject, scenario, Search::quick(model, seed), &mut Tally::default());
+        assert!(found.finding.is_none(), "{}, seed {seed}: {:#?}", kit.workload.name(), found.finding);
+        struck += u64::from(found.struck);
+    }
+    struck
+}
+
 /// One seed decides everything.
 #[test]
 fn a_seed_is_a_campaign() {
@@ -75,20 +115,41 @@ fn the_corpus() {
         let case: Case = std::fs::read_to_string(&path).unwrap().parse().unwrap();
         let (_, found) = replay(&kits, &case, false).unwrap();
         assert!(found.is_none(), "{}: {found:?}", path.display());
+        assert_eq!(idle(&kits, &case).unwrap(), None, "{}", path.display());
         files += 1;
     }
     assert!(files >= 3);
 }
 
-/// Damage at many places of a small database: right data or a typed error.
+/// Damage at many places of small databases, those that `hamal torture --sweep` damages: right data or a typed error. What came of it for the
+/// first seed is the table in docs/torture.md (`BLESS=1` writes it).
 #[test]
 fn no_damage_is_silent() {
-    for kit in kits(&["btree", "counters"]) {
-        for closed in [true, false] {
-            let plan = sweep::Plan { stride: 128, threads: 2, ..sweep::Plan::new(1, closed) };
-            let (table, _) = sweep::run(&kit, plan, &Live::default()).unwrap();
-            assert!(table.violations.is_empty(), "{:#?}", table.violations);
-            assert!(table.cases > 1000);
+    let mut text = String::new();
+    for (seed, stride) in [(1, 128), (3, 512), (8, 512), (11, 512)] {
+        for kit in kits(&["btree", "counters", "situations"]) {
+            for closed in [true, false] {
+                let plan = sweep::Plan { stride, threads: 2, ..sweep::Plan::new(seed, closed) };
+                let (table, bytes) = sweep::run(&kit, plan, &Live::default()).unwrap();
+                let name = kit.workload.name();
+                assert!(table.violations.is_empty(), "seed {seed}, {name}: {:#?}", table.violations);
+                assert!(table.cases > 1000);
+                if seed == 1 && name != "situations" {
+                    let state = if closed { "closed" } else { "not closed" };
+                    let (engine, table) = (kit.engine.name(), table.markdown());
+                    text += &format!("`{engine}`, {bytes} bytes, {state}:\n\n{table}\n");
+                }
+            }
         }
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/torture.md");
+    let document = std::fs::read_to_string(&file).unwrap();
+    let (before, rest) = document.split_once("<!-- sweep -->\n").unwrap();
+    let (table, after) = rest.split_once("<!-- end of sweep -->\n").unwrap();
+    if std::env::var_os("BLESS").is_some() {
+        let whole = format!("{before}<!-- sweep -->\n{text}<!-- end of sweep -->\n{after}");
+        std::fs::write(&file, whole).unwrap();
+    } else {
+        assert_eq!(table, text, "docs/torture.md has another table: BLESS=1 writes this one");
     }
 }

@@ -69,7 +69,7 @@ fn struck(toy: Toy, model: Persistence, named: &Named, kinds: &[&str]) -> (u64, 
     let scenario = Scenario { model, start: Some(&start), ops: &named.ops, faults: &[], after: &after };
     let events = scenario.run(subject).disk.events();
     let (mut count, mut tally) = (0, Tally::default());
-    for fault in plan(kinds, &events, 500, 1) {
+    for fault in plan(kinds, &events, 500, 1, false) {
         let one = [fault];
         let struck =
             strike(subject, Scenario { faults: &one, ..scenario }, Search::quick(model, 1), &mut tally);

@@ -226,7 +226,9 @@ fn a_sweep_goes_on_after_a_hang() {
 
     // The one that hangs is named with its place; all others are what they were, those of its kind too.
     let stuck = swept(Arc::new(StuckOnDamage("NotADatabase")));
-    let [(place, what)] = &stuck.violations[..] else { panic!("{:?}", stuck.violations) };
+    let [sweep::Bad { place, outcome: what, .. }] = &stuck.violations[..] else {
+        panic!("{:?}", stuck.violations)
+    };
     assert!(place.starts_with("removed ") && place.contains(" of control at "), "{place}");
     assert!(format!("{what:?}").contains("nothing came of it in 1.5 s"), "{what:?}");
     assert_eq!((stuck.cases, errors(&stuck, "NotADatabase")), (sound.cases, 0));
@@ -238,7 +240,7 @@ fn a_sweep_goes_on_after_a_hang() {
     let stuck = swept(Arc::new(StuckOnDamage("ControlCorrupt")));
     assert!(stuck.cases < sound.cases && errors(&stuck, "ControlCorrupt") == 0);
     let left_out = |o: &sweep::Outcome| format!("{o:?}").contains("left out: 3 have hung");
-    assert!(stuck.violations.iter().any(|(_, o)| left_out(o)), "{:?}", stuck.violations);
+    assert!(stuck.violations.iter().any(|b| left_out(&b.outcome)), "{:?}", stuck.violations);
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Worker<'_> {
             oracles: self.plan.oracles,
         };
         let bare = Scenario { model, start: Some(&start), ops: &ops, faults: &[], after: &after };
-        for planned in places(&best.case.faults, || bare.run(subject).disk.events(), seed) {
+        for planned in places(&best.case.faults, || bare.run(subject).disk.events(), seed, config.dsync) {
             let scenario = Scenario { faults: &planned, ..bare };
             let mut go_on = |t: &crate::explore::Tally| t.cases < SHORT && Instant::now() < until;
             let (_, found) = search(subject, scenario, Search::quick(model, seed), &mut go_on);
@@ -86,12 +86,13 @@ fn places(
     faults: &[IoFault],
     events: impl FnOnce() -> Vec<crate::sim::IoEvent>,
     seed: u64,
+    dsync: bool,
 ) -> Vec<Vec<IoFault>> {
     let [fault] = faults else {
         // Several belong to each other.
         return if faults.is_empty() { vec![Vec::new()] } else { Vec::new() };
     };
-    let all = faults::plan(&[kind(&fault.what)], &events(), usize::MAX, seed);
+    let all = faults::plan(&[kind(&fault.what)], &events(), usize::MAX, seed, dsync);
     let mut fit: Vec<IoFault> = all
         .into_iter()
         .filter(|f| (f.role, f.act, f.forever) == (fault.role, fault.act, fault.forever))
@@ -150,8 +151,8 @@ mod tests {
             forever: false,
             what: Wrong::LostWrite,
         };
-        assert_eq!(places(&[], || unreachable!(), 1), vec![Vec::new()]);
-        assert!(places(&[fault.clone(), fault.clone()], || unreachable!(), 1).is_empty());
-        assert!(places(&[fault], Vec::new, 1).is_empty());
+        assert_eq!(places(&[], || unreachable!(), 1, false), vec![Vec::new()]);
+        assert!(places(&[fault.clone(), fault.clone()], || unreachable!(), 1, false).is_empty());
+        assert!(places(&[fault], Vec::new, 1, false).is_empty());
     }
 }

@@ -15,7 +15,7 @@ use crate::sim::{SimDisk, Watch};
 use hamal::disk::Disk;
 use hamal::{
     Between, Builder, CommitTicket, Database, Durability, Error, ErrorKind, ReadTxn, Savepoint, Stats,
-    TornPages, Tracer, Verdict, WriteTxn,
+    SyncMethod, TornPages, Tracer, Verdict, WriteTxn,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -87,6 +87,7 @@ pub(crate) fn builder(config: &Config, id: [u8; 16], tracer: Option<&Arc<dyn Tra
         .lock_timeout(Duration::from_millis(config.patience.into()))
         .version_budget_bytes(version_budget(config))
         .database_id(id);
+    let builder = if config.dsync { builder.sync_method(SyncMethod::DirectDsync) } else { builder };
     match tracer {
         Some(tracer) => builder.tracer(tracer.clone()),
         None => builder,

@@ -320,13 +320,23 @@ pub(crate) fn afterwards(
         }
     }
     if subject.oracles.life_after {
-        return life_after(subject, &reboot(), exactly.state(state), ops);
+        // After the work everything survives the next crash, or nothing that is not durable: each in every other state. (What an earlier
+        // crash left undecided must not be lost behind something later where order is kept.)
+        let answers: usize = done.asked.iter().map(|a| usize::from(a.answer)).sum();
+        let loses = image.model() != Persistence::Ordered && (answers + done.points + state) % 2 == 1;
+        return life_after(subject, &reboot(), exactly.state(state), ops, loses);
     }
     None
 }
 
-/// Works on, is killed, and looks again.
-fn life_after(subject: Subject<'_>, disk: &SimDisk, contents: &Contents, ops: &[Op]) -> Option<Violation> {
+/// Works on, is killed, and looks again. `loses`: the power fails, and what is not durable is gone; else the process dies.
+fn life_after(
+    subject: Subject<'_>,
+    disk: &SimDisk,
+    contents: &Contents,
+    ops: &[Op],
+    loses: bool,
+) -> Option<Violation> {
     let fail = |text: String| Some(Violation::new(Oracle::LifeAfter, text));
     let start = Model::starting_from(contents.clone());
     let mut player = Player::new(subject.engine, subject.config, disk.clone(), start);
@@ -343,13 +353,18 @@ fn life_after(subject: Subject<'_>, disk: &SimDisk, contents: &Contents, ops: &[
         Ended::Violated(i, v) => return fail(format!("{}: {}", what(i), v.text)),
     }
     let allowed = player.model.allowed();
-    let image = player.disk.kept();
+    let (image, otherwise) = match loses {
+        true => (player.disk.image(usize::MAX), Otherwise::Oldest),
+        false => (player.disk.kept(), Otherwise::Newest),
+    };
     player.end();
+    let fates = Listed { answers: HashMap::new(), otherwise, model: image.model() };
     let again = recover(
         Subject { oracles: Oracles { structure: true, ..Oracles::LIGHT }, ..subject },
         &image,
-        Box::new(crate::run::Newest),
+        Box::new(fates),
         &allowed,
     );
-    fail(format!("after more work and another crash: {}", again.violation?.text))
+    let crash = if loses { "another crash that loses what is not durable" } else { "another crash" };
+    fail(format!("after more work and {crash}: {}", again.violation?.text))
 }

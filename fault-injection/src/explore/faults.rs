@@ -1,5 +1,5 @@
-//! Input/output errors: a scenario is run with one error planned at the first, the second, the third .. call of a kind, until a
-//! run meets none; after each, the process dies or the power fails, and what can be read then is judged.
+//! Input/output errors: a scenario is run with one error planned at one of its calls: at each of them, or at some that the seed draws
+//! ([`plan`]); after that the process dies or the power fails, and what can be read then is judged.
 //!
 //! | fault | what must be |
 //! |---|---|
@@ -20,6 +20,7 @@ use crate::oracles::{Oracle, Violation};
 use crate::random::Random;
 use crate::run::{Ended, Run, bounded, dropped};
 use crate::sim::{Act, Fate, Image, IoEvent, IoFault, PendingOp, Question, SimDisk, Wrong};
+use crate::sweep::goes_on;
 use crate::watchdog;
 use std::sync::Arc;
 
@@ -39,8 +40,8 @@ pub struct Struck {
 /// Kinds of faults, as the command line names them.
 pub const NAMES: [&str; 8] = ["eio", "nospace", "eintr", "short", "lie", "lost", "misdirected", "bitflip"];
 
-/// The faults of a kind that can befall `event`.
-pub fn kinds(name: &str, event: &IoEvent, random: &mut Random) -> Vec<(Wrong, bool)> {
+/// The faults of a kind that can befall `event`; `dsync`: writes of the log are durable when they return.
+pub fn kinds(name: &str, event: &IoEvent, random: &mut Random, dsync: bool) -> Vec<(Wrong, bool)> {
     let write = event.site.act == Act::Write;
     let sync = matches!(event.site.act, Act::Sync | Act::SyncDir);
     let len = (event.range.end - event.range.start).max(1);
@@ -49,7 +50,7 @@ pub fn kinds(name: &str, event: &IoEvent, random: &mut Random) -> Vec<(Wrong, bo
         "nospace" if !sync => vec![(Wrong::NoSpace, false), (Wrong::NoSpace, true)],
         "eintr" if write => vec![(Wrong::Interrupted, false)],
         "short" if write => vec![(Wrong::Short(1 + random.below(len - 1)), false)],
-        "lie" if sync => vec![(Wrong::Lie, false)],
+        "lie" if sync || (write && dsync && event.site.role == "wal") => vec![(Wrong::Lie, false)],
         "lost" if write => vec![(Wrong::LostWrite, false)],
         "misdirected" if write => {
             let by = [-4096, 4096, 8192, 512][random.below(4) as usize];
@@ -132,8 +133,8 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
     // The process dies and starts again: what the engine believes to be on the disk is in the cache.
     let kept = run.disk.kept();
     let image = run.disk.image(points);
-    let after_death = mercy(&scenario, &run, &[]);
-    let after_failure = mercy(&scenario, &run, image.pending());
+    let after_death = mercy(subject, &scenario, &run, &[]);
+    let after_failure = mercy(subject, &scenario, &run, image.pending());
     let mut random = Random::new(search.seed ^ 0xFA17);
     let mut judge = |image: &Image, fates: Listed, mercy: Mercy, tally: &mut Tally| {
         let rest_survives = fates.otherwise == Otherwise::Newest;
@@ -195,7 +196,7 @@ pub fn strike(subject: Subject<'_>, scenario: Scenario<'_>, search: Search, tall
 }
 
 /// `pending` may be lost with the fault: what is in it proves nothing.
-fn mercy(scenario: &Scenario<'_>, run: &Run, pending: &[PendingOp]) -> Mercy {
+fn mercy(subject: Subject<'_>, scenario: &Scenario<'_>, run: &Run, pending: &[PendingOp]) -> Mercy {
     let mut mercy = Mercy::None;
     for f in scenario.faults {
         let one = match f.what {
@@ -209,7 +210,10 @@ fn mercy(scenario: &Scenario<'_>, run: &Run, pending: &[PendingOp]) -> Mercy {
                     Some((i, e)) if e.site.role.starts_with("wal") => {
                         // Of a later flush: one flush may take several writes, and proves nothing about itself.
                         let sync = |e: &IoEvent| e.site.role == "wal" && e.site.act == Act::Sync;
-                        let end = events[i..].iter().position(sync).map_or(events.len(), |n| i + n);
+                        let end = match subject.config.dsync {
+                            false => events[i..].iter().position(sync).map_or(events.len(), |n| i + n),
+                            true => events[i..].windows(2).take_while(|w| goes_on(&w[0], &w[1])).count() + i,
+                        };
                         let proof = |(at, e): (usize, &IoEvent)| {
                             at > end
                                 && e.site.role == "wal"
@@ -319,7 +323,8 @@ fn typed(f: crate::engine::Failure) -> Result<Lenient, Violation> {
 }
 
 /// Every planned error that one scenario can meet, for these kinds; at most `most` of them, chosen by the seed.
-pub fn plan(names: &[&str], events: &[IoEvent], most: usize, seed: u64) -> Vec<IoFault> {
+/// `dsync`: as in [`kinds`].
+pub fn plan(names: &[&str], events: &[IoEvent], most: usize, seed: u64, dsync: bool) -> Vec<IoFault> {
     let mut random = Random::new(seed ^ 0xFA57);
     let mut all = Vec::new();
     let mut nth = std::collections::HashMap::new();
@@ -335,7 +340,7 @@ pub fn plan(names: &[&str], events: &[IoEvent], most: usize, seed: u64) -> Vec<I
             if *name == "nospace" && event.site.act == Act::SetLen && !grows {
                 continue;
             }
-            for (what, forever) in kinds(name, event, &mut random) {
+            for (what, forever) in kinds(name, event, &mut random, dsync) {
                 all.push(IoFault {
                     role: Some(event.site.role),
                     act: event.site.act,
@@ -349,7 +354,7 @@ pub fn plan(names: &[&str], events: &[IoEvent], most: usize, seed: u64) -> Vec<I
     if names.contains(&"eio") {
         for nth in [1, 2, 3, 5, 8, 13, 21, 34] {
             for forever in [false, true] {
-                for role in ["data", "wal", "control"] {
+                for role in ["data", "wal", "control", "versions"] {
                     all.push(IoFault { role: Some(role), act: Act::Read, nth, forever, what: Wrong::Eio });
                 }
             }

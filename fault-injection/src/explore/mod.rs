@@ -171,6 +171,10 @@ impl Tally {
             *a += b;
         }
     }
+    /// Crash points of scenarios whose search has ended.
+    pub fn searched(&self) -> u64 {
+        self.exact + self.levels.iter().sum::<u64>() + self.open
+    }
     /// How many crashes deep the deepest recovery was.
     pub fn max_depth(&self) -> usize {
         self.depth.len()

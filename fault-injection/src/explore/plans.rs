@@ -9,7 +9,7 @@
 //! | 1 | every prefix without one operation of it |
 //! | 2 | everything without any two operations; any one operation alone |
 //! | 3 | of each operation every first part, every last part, every hole of one sector, every other sector; with the other operations kept, and with them lost |
-//! | 4 | a 3-wise covering array: every combination of the fates of any three units |
+//! | 4 | a 3-wise covering array: every combination of the fates of any three units (sectors; where they are many, blocks of them or operations) |
 //! | 5 | weighted random, without end |
 //!
 //! Levels 0 and 1 are those of ALICE (Pillai et al., OSDI 2014, section 4); covering arrays are combinatorial testing (Kuhn et
@@ -208,8 +208,8 @@ fn inside(
     ok
 }
 
-/// Units of a covering array: ranges of fates that share one.
-fn groups(units: &Units) -> Vec<Range<usize>> {
+/// Units of a covering array: ranges of fates that share one. And whether they are all there are.
+fn groups(units: &Units) -> (Vec<Range<usize>>, bool) {
     for block in [1, 8, usize::MAX] {
         let mut out = Vec::new();
         for op in 0..units.operations() {
@@ -232,11 +232,12 @@ fn groups(units: &Units) -> Vec<Range<usize>> {
             }
         }
         if out.len() <= MOST_UNITS || block == usize::MAX {
+            let all = out.len() <= 4 * MOST_UNITS;
             out.truncate(4 * MOST_UNITS);
-            return out;
+            return (out, all);
         }
     }
-    Vec::new()
+    (Vec::new(), true)
 }
 
 /// Random rows, until every combination of the fates of any three units has been seen.
@@ -247,7 +248,7 @@ fn covering(
     seed: u64,
     visit: &mut dyn FnMut(&Plan) -> bool,
 ) -> bool {
-    let groups = groups(units);
+    let (groups, all_units) = groups(units);
     let n = groups.len();
     let fates: &[Fate] = match model {
         Persistence::Hostile => &[Fate::Lost, Fate::Kept, Fate::Garbage],
@@ -296,7 +297,7 @@ fn covering(
             return false;
         }
     }
-    true
+    all_units
 }
 
 /// One plan of level 5.
@@ -385,6 +386,15 @@ mod tests {
                     assert_eq!(seen.len(), 8, "{a} {b} {c}");
                 }
             }
+        }
+    }
+
+    /// More operations than an array has units: what is left out is not called exhausted.
+    #[test]
+    fn what_is_left_out_is_not_exhausted() {
+        for (operations, whole) in [(4 * MOST_UNITS, true), (4 * MOST_UNITS + 1, false)] {
+            let units = Units::of(&pending(&vec![0; operations]));
+            assert_eq!(level(4, &units, Persistence::Posix, 1, &mut |_| true), whole, "{operations}");
         }
     }
 

@@ -193,6 +193,10 @@ impl Ledger {
         let must = ALL.iter().filter(|n| OPTIONAL.iter().all(|(o, _)| o != *n));
         must.filter(|n| self.counts[**n as usize].load(Relaxed) == 0).map(|n| NAMES[*n as usize]).collect()
     }
+    /// How many names must occur.
+    pub fn demanded(&self) -> usize {
+        ALL.len() - OPTIONAL.len()
+    }
     /// Adds the counts of another one.
     pub fn merge(&self, other: &Ledger) {
         for (a, b) in self.counts.iter().zip(&other.counts) {

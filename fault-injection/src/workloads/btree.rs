@@ -53,7 +53,9 @@ impl Workload for BTree {
         // And some have no images, on a disk that writes pages as a whole.
         // Where more pages than the cache holds belong to one transaction, the log keeps what their undo may need.
         let log_bytes = if seed % 16 == 15 { 2 << 20 } else { 0 };
-        Config { page_size, pad, images: seed % 16 != 6, log_bytes, ..Config::default() }
+        // Or log writes that are durable by themselves.
+        let dsync = seed % 16 == 12;
+        Config { page_size, pad, images: seed % 16 != 6, dsync, log_bytes, ..Config::default() }
     }
 
     fn operations(&self, seed: u64, length: usize) -> Vec<Op> {
