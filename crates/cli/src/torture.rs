@@ -3,7 +3,7 @@
 use crate::open::{Common, Stop};
 use crate::output::{Failure, Out, Result, count, grouped, progress};
 use clap::{Args, ValueEnum};
-use hamal_fault_injection::campaign::{Found, Kit, Live, Plan, Report, campaign, replay_live};
+use hamal_fault_injection::campaign::{Covered, Found, Kit, Live, Plan, Report, campaign, idle, replay_live};
 use hamal_fault_injection::case::Case;
 use hamal_fault_injection::explore::check::Oracles;
 use hamal_fault_injection::explore::faults;
@@ -33,26 +33,26 @@ pub(crate) struct Torture {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cases: Option<u64>,
     /// What the disk may do to what was not synced
-    #[arg(long, value_enum, default_value_t = Model::All)]
+    #[arg(long, value_enum, default_value_t = Model::All, conflicts_with_all = ["sweep", "speed", "replay"])]
     model: Model,
     /// Input/output errors to plan: a list of eio, nospace, eintr, short, lie, lost, misdirected, bitflip; or all, or none
-    #[arg(long, default_value = "all", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, default_value = "all", value_name = "LIST", value_delimiter = ',', conflicts_with_all = ["sweep", "speed", "replay"])]
     faults: Vec<String>,
     /// Scenarios: a list of btree, bank, counters, situations; or all
-    #[arg(long, default_value = "all", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, default_value = "all", value_name = "LIST", value_delimiter = ',', conflicts_with_all = ["speed", "replay"])]
     workload: Vec<String>,
     /// How many crashes deep: 1 crashes no recovery
-    #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32), conflicts_with_all = ["sweep", "speed", "replay"])]
     depth: u8,
     /// Only look whether the acknowledged commits are there; leave out structure, page replay, reference and the rest
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["sweep", "replay"])]
     light: bool,
     /// Search less at each crash point, to see more scenarios
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["sweep", "speed", "replay", "mutant"])]
     quick: bool,
     /// Threads; the default is one for each core
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with_all = ["speed", "replay"])]
+    threads: Option<u16>,
     /// Turn planted bugs on, one after the other, and see each caught: a list of names, or all (needs a build with `--features mutants`)
     #[arg(long, value_name = "NAMES|all")]
     mutant: Option<String>,
@@ -60,26 +60,26 @@ pub(crate) struct Torture {
     #[arg(long, conflicts_with_all = ["mutant", "cases", "minutes", "replay"])]
     sweep: bool,
     /// In a sweep, try every N-th byte
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), requires = "sweep")]
     stride: u16,
     /// Measure instead how many crash states are recovered and judged in a second on one core: small btree scenarios, crashed once,
     /// posix, no errors; first with the light oracles, then with all oracles judging every state
     #[arg(long, conflicts_with_all = ["mutant", "minutes", "replay", "sweep"])]
     speed: bool,
     /// Run the case in this file again
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["mutant", "cases", "minutes"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mutant", "cases", "minutes", "seed"])]
     replay: Option<PathBuf>,
     /// Where the files of violations go
-    #[arg(long, default_value = ".", value_name = "DIR")]
+    #[arg(long, default_value = ".", value_name = "DIR", conflicts_with_all = ["speed", "replay"])]
     out: PathBuf,
     /// Print which events of recovery and which places of crashes were met, and fail if one that must occur was not
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["sweep", "speed", "replay", "mutant"])]
     coverage: bool,
     /// Go on after a violation
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["sweep", "speed", "replay", "mutant"])]
     keep_going: bool,
     /// Seconds for making a violation small; the default is 30, and 10 for a planted bug
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["speed", "replay"])]
     shrink: Option<u64>,
 }
 
@@ -138,7 +138,7 @@ impl Torture {
             faults: list(&self.faults, &faults::NAMES, "fault")?,
             oracles: if self.light { Oracles::LIGHT } else { Oracles::ALL },
             depth: self.depth,
-            threads: self.threads.unwrap_or_else(cores),
+            threads: self.threads.map_or_else(cores, usize::from),
             quick: self.quick,
             shrink: self.shrink(30),
             stop_at_first: !self.keep_going,
@@ -183,31 +183,47 @@ pub(crate) fn torture(c: &Torture, common: &Common, out: &mut Out) -> Result<()>
     let plan = c.plan()?;
     let kits = c.kits()?;
     let report = shown(&stop, "torture", |live| campaign(&kits, &plan, live));
-    let files = report.found.iter().map(|f| save(&c.out, f, plan.seed)).collect::<Result<Vec<_>>>()?;
-    if common.json {
-        for (found, file) in report.found.iter().zip(&files) {
-            out.json(&violation_json(found, file))?;
-        }
-    } else {
+    if !common.json {
         text(&report, &plan, out)?;
-        for (found, file) in report.found.iter().zip(&files) {
-            out.line("")?;
-            out.line(format!("VIOLATION ({}): {}", found.violation.oracle, found.violation.text))?;
-            out.with(|w| std::io::Write::write_all(w, found.case.to_string().as_bytes()))?;
-            out.line(format!("again: hamal torture --replay {}", file.display()))?;
-        }
     }
+    let unsaved = violations(&report.found, c, common, out)?;
     let holes = if c.coverage { coverage(&report, common, out)? } else { 0 };
     if common.json {
-        out.json(&summary(&report, &plan, holes))?;
+        out.json(&summary(&report, &plan, holes, stop.asked()))?;
     }
     match report.found.len() {
+        0 if stop.asked() => Err(Failure::Interrupted("the report is of what was done until then".into())),
         0 if holes > 0 => {
             Err(Failure::Check(format!("{} must occur and did not", count(holes as u64, "thing"))))
         }
         0 => Ok(()),
-        n => Err(Failure::Check(count(n as u64, "violation"))),
+        n => Err(Failure::Check(count(n as u64, "violation") + &unsaved)),
     }
+}
+
+/// Writes the files of violations, and tells of each. What cannot be written is at least told; returns what to say of that at the end.
+fn violations(found: &[Found], c: &Torture, common: &Common, out: &mut Out) -> Result<String> {
+    let mut unsaved = String::new();
+    for found in found {
+        let file = match save(&c.out, found, c.seed) {
+            Ok(file) => Some(file),
+            Err(Failure::Io(what, e)) => {
+                unsaved = format!(" ({what}: {e})");
+                None
+            }
+            Err(other) => return Err(other),
+        };
+        if common.json {
+            out.json(&violation_json(found, file.as_deref()))?;
+            continue;
+        }
+        out.line(format!("\nVIOLATION ({}): {}", found.violation.oracle, found.violation.text))?;
+        out.with(|w| std::io::Write::write_all(w, found.case.to_string().as_bytes()))?;
+        if let Some(file) = file {
+            out.line(format!("again: hamal torture --replay {}", file.display()))?;
+        }
+    }
+    Ok(unsaved)
 }
 
 /// Runs something and shows how it gets on.
@@ -216,22 +232,17 @@ fn shown<T: Send + Default>(stop: &Stop, what: &'static str, run: impl FnOnce(&L
     let bar = progress(what, None);
     std::thread::scope(|scope| {
         let run = scope.spawn(|| run(&live));
-        let started = Instant::now();
+        let (started, mut looked, mut covered) = (Instant::now(), None::<Instant>, None);
         while !run.is_finished() {
             std::thread::sleep(Duration::from_millis(20));
             if stop.asked() {
                 live.stop.store(true, Relaxed);
             }
-            let cases = live.cases.load(Relaxed);
-            bar.set_message(format!(
-                "{} states, {}/s, {} crash points of {}, {} deep, {}",
-                grouped(cases),
-                grouped((cases as f64 / started.elapsed().as_secs_f64().max(0.001)) as u64),
-                grouped(live.points.load(Relaxed)),
-                count(live.scenarios.load(Relaxed), "scenario"),
-                live.depth.load(Relaxed),
-                count(live.violations.load(Relaxed), "violation"),
-            ));
+            // The coverage is put together from all threads: not so often.
+            if looked.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
+                (looked, covered) = (Some(Instant::now()), live.covered());
+            }
+            bar.set_message(under_way(&live, started.elapsed(), covered));
             bar.tick();
         }
         bar.finish_and_clear();
@@ -239,9 +250,45 @@ fn shown<T: Send + Default>(stop: &Stop, what: &'static str, run: impl FnOnce(&L
     })
 }
 
+/// The line of progress: states, crash points, how far the searches went at them, what was met.
+fn under_way(live: &Live, elapsed: Duration, covered: Option<Covered>) -> String {
+    let cases = live.cases.load(Relaxed);
+    let mut line = format!(
+        "{} states, {}/s, {} of {}, {} deep",
+        grouped(cases),
+        grouped((cases as f64 / elapsed.as_secs_f64().max(0.001)) as u64),
+        count(live.points.load(Relaxed), "crash point"),
+        count(live.scenarios.load(Relaxed), "scenario"),
+        live.depth.load(Relaxed),
+    );
+    let searched = live.searched.load(Relaxed);
+    if searched > 0 {
+        let percent = |n: u64| n * 100 / searched;
+        let mut through = live.exact.load(Relaxed);
+        line += &format!(", exact at {} %", percent(through));
+        // Down to the first level that nearly all were searched to.
+        for (level, n) in live.levels.iter().enumerate().rev() {
+            through += n.load(Relaxed);
+            if percent(through) >= 99 {
+                line += &format!(", to level {level} at {} %", percent(through));
+                break;
+            }
+        }
+    }
+    if let Some(c) = covered {
+        line +=
+            &format!(", {} of {} events, {} of {} places", c.events.0, c.events.1, c.places.0, c.places.1);
+    }
+    line + &format!(", {}", count(live.violations.load(Relaxed), "violation"))
+}
+
 fn save(dir: &Path, found: &Found, seed: u64) -> Result<PathBuf> {
-    let name = match &found.case.mutant {
+    let case = &found.case;
+    let name = match &case.mutant {
         Some(m) => format!("{m}.case"),
+        None if case.sweep.is_some() || !case.damages.is_empty() => {
+            format!("sweep-{seed}-{}-{}.case", case.workload, found.after_cases)
+        }
         None => format!("torture-{seed}-{}.case", found.after_cases),
     };
     let file = dir.join(name);
@@ -251,7 +298,7 @@ fn save(dir: &Path, found: &Found, seed: u64) -> Result<PathBuf> {
     Ok(file)
 }
 
-fn violation_json(found: &Found, file: &Path) -> serde_json::Value {
+fn violation_json(found: &Found, file: Option<&Path>) -> serde_json::Value {
     json!({
         "violation": found.violation.oracle.to_string(),
         "text": found.violation.text,
@@ -264,7 +311,7 @@ fn violation_json(found: &Found, file: &Path) -> serde_json::Value {
         "operations": found.case.ops.len(),
         "decisions": found.case.decisions(),
         "case": found.case.to_string(),
-        "file": file.display().to_string(),
+        "file": file.map(|f| f.display().to_string()),
     })
 }
 
@@ -272,7 +319,7 @@ fn per_second(report: &Report) -> f64 {
     report.tally.cases as f64 / report.seconds.max(1e-9)
 }
 
-fn summary(report: &Report, plan: &Plan, holes: usize) -> serde_json::Value {
+fn summary(report: &Report, plan: &Plan, holes: usize, interrupted: bool) -> serde_json::Value {
     let t = &report.tally;
     json!({
         "seed": plan.seed,
@@ -303,6 +350,7 @@ fn summary(report: &Report, plan: &Plan, holes: usize) -> serde_json::Value {
         "levels": t.levels,
         "unexhausted": t.open,
         "exhausted": t.exhausted(),
+        "interrupted": interrupted,
     })
 }
 
@@ -348,7 +396,7 @@ fn text(report: &Report, plan: &Plan, out: &mut Out) -> Result<()> {
 
 /// `--speed`.
 fn speed(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()> {
-    let mut violations = 0;
+    let mut found = Vec::new();
     for (name, oracles, cases) in [("light", Oracles::LIGHT, 100_000), ("all", Oracles::ALL, 20_000)] {
         if stop.asked() || (c.light && oracles != Oracles::LIGHT) {
             break;
@@ -361,7 +409,7 @@ fn speed(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()>
             ..Plan::new(c.seed)
         };
         let report = shown(stop, "speed", |live| campaign(&[small_kit()], &plan, live));
-        violations += report.found.len() as u64;
+        found.extend(report.found.iter().map(|f| format!("{}: {}", f.violation.oracle, f.violation.text)));
         let per_processor_second = report.processor_seconds.map(|s| report.tally.cases as f64 / s.max(1e-9));
         if common.json {
             out.json(&json!({
@@ -372,6 +420,10 @@ fn speed(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()>
                 "cases_per_s": per_second(&report),
                 "cases_per_processor_s": per_processor_second,
                 "violations": report.found.len(),
+                "silent": report.silent,
+                "max_depth": report.tally.max_depth(),
+                "exhausted": report.tally.exhausted(),
+                "interrupted": stop.asked(),
             }))?;
         } else {
             let processor = per_processor_second.map_or("unknown".to_string(), |n| grouped(n as u64));
@@ -383,7 +435,11 @@ fn speed(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()>
             ))?;
         }
     }
-    if violations == 0 { Ok(()) } else { Err(Failure::Check(count(violations, "violation"))) }
+    match found.first() {
+        None if stop.asked() => Err(Failure::Interrupted("it was not measured to the end".into())),
+        None => Ok(()),
+        Some(first) => Err(Failure::Check(format!("{}; {first}", count(found.len() as u64, "violation")))),
+    }
 }
 
 /// `--sweep`.
@@ -392,11 +448,12 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
     let started = Instant::now();
     let bar = progress("sweep", None);
     let (mut total, mut silent, mut wrong, mut seconds) = (0, 0, 0, 0.0);
+    let (mut unsaved, shrink_until) = (String::new(), Instant::now() + c.shrink(30));
     for kit in c.kits()?.iter().filter(|k| k.workload.name() != "bank") {
         for closed in [true, false].into_iter().take_while(|_| !stop.asked()) {
             let plan = sweep::Plan {
                 stride: usize::from(c.stride),
-                threads: c.threads.unwrap_or_else(cores),
+                threads: c.threads.map_or_else(cores, usize::from),
                 ..sweep::Plan::new(c.seed, closed)
             };
             let swept = std::thread::scope(|scope| {
@@ -414,7 +471,7 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
             seconds = started.elapsed().as_secs_f64();
             total += table.cases;
             silent += table.silent();
-            wrong += table.violations.len();
+            wrong += table.wrong();
             let state = if closed { "closed" } else { "not closed" };
             if common.json {
                 for ((damage, role), outcomes) in &table.cells {
@@ -430,9 +487,20 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
                     table.markdown()
                 ))?;
             }
-            for (what, outcome) in &table.violations {
-                let line = format!("VIOLATION: {what}: {outcome:?}");
-                if common.json { out.json(&json!({ "violation": line })) } else { out.line(line) }?;
+            for bad in &table.violations {
+                let line = format!("VIOLATION: {}: {:?}", bad.place, bad.outcome);
+                if common.json { out.json(&json!({ "damage": line })) } else { out.line(line) }?;
+            }
+            // A file for the first of each kind: the others are mostly its neighbours.
+            let mut kinds = Vec::new();
+            for bad in &table.violations {
+                if !kinds.contains(&bad.damage) {
+                    kinds.push(bad.damage);
+                    let shrink = shrink_until.saturating_duration_since(Instant::now());
+                    let number = total - table.cases + kinds.len() as u64;
+                    let found = sweep::found(kit, plan, bad, number, shrink);
+                    unsaved += &violations(&[found], c, common, out)?;
+                }
             }
         }
     }
@@ -440,7 +508,8 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
     if common.json {
         out.json(&json!({
             "cases": total, "cases_per_s": total as f64 / seconds.max(1e-9), "violations": wrong,
-            "silent": silent, "max_depth": 1, "exhausted": if c.stride == 1 { "every place" } else { "a sample" },
+            "silent": silent, "max_depth": 1, "interrupted": stop.asked(),
+            "exhausted": if c.stride == 1 && !stop.asked() { "every place" } else { "a sample" },
         }))?;
     } else {
         out.line(format!(
@@ -451,7 +520,7 @@ fn damage(c: &Torture, stop: &Stop, common: &Common, out: &mut Out) -> Result<()
     match wrong {
         0 if stop.asked() => Err(Failure::Interrupted("the sweep is not complete".into())),
         0 => Ok(()),
-        n => Err(Failure::Check(count(n as u64, "violation"))),
+        n => Err(Failure::Check(count(n, "violation") + &unsaved)),
     }
 }
 
@@ -492,25 +561,36 @@ fn again(c: &Torture, file: &Path, stop: &Stop, common: &Common, out: &mut Out) 
         mutants::on(m)?;
     }
     let kits = c.kits()?;
+    let started = Instant::now();
     let replayed = shown(stop, "replay", |live| Some(replay_live(&kits, &case, false, live)));
+    let seconds = started.elapsed().as_secs_f64();
     let replayed = replayed.ok_or_else(|| Failure::Check("the replay panicked".into()))?;
     let Some((tally, finding)) = replayed.map_err(Failure::Usage)? else {
+        if common.json {
+            out.json(&json!({
+                "file": file.display().to_string(), "cases": null, "cases_per_s": null, "violations": 0, "silent": 0,
+                "max_depth": null, "exhausted": "nothing", "violation": null, "text": null, "interrupted": true,
+            }))?;
+        }
         return Err(Failure::Interrupted(
             "the case was not looked at to its end; so far nothing was wrong".into(),
         ));
     };
     let violations = u64::from(finding.is_some());
+    let idle = if finding.is_none() { idle(&kits, &case).map_err(Failure::Usage)? } else { None };
     if common.json {
         out.json(&json!({
             "file": file.display().to_string(),
             "cases": tally.cases,
-            "cases_per_s": null,
+            "cases_per_s": tally.cases as f64 / seconds.max(1e-9),
             "violations": violations,
             "silent": u64::from(finding.as_ref().is_some_and(|f| f.violation.oracle.to_string() == "silent")),
             "max_depth": tally.max_depth(),
             "exhausted": tally.exhausted(),
             "violation": finding.as_ref().map(|f| f.violation.oracle.to_string()),
             "text": finding.as_ref().map(|f| f.violation.text.clone()),
+            "idle": idle,
+            "interrupted": false,
         }))?;
     } else {
         for says in &case.says {
@@ -518,7 +598,10 @@ fn again(c: &Torture, file: &Path, stop: &Stop, common: &Common, out: &mut Out) 
         }
         match &finding {
             Some(f) => out.line(format!("VIOLATION ({}): {}", f.violation.oracle, f.violation.text))?,
-            None => out.line(format!("nothing is wrong, in {}", count(tally.cases, "crash state")))?,
+            None => out.line(format!("nothing is wrong, in {}", count(tally.cases, "state")))?,
+        }
+        if let Some(idle) = &idle {
+            out.line(format!("but {idle}: the case shows nothing"))?;
         }
     }
     match finding {
@@ -551,6 +634,7 @@ mod mutants {
     use super::*;
     use hamal::mutants::{ALL, Mutant, choose};
     use hamal_fault_injection::hunt::{Hunted, hunt};
+    use hamal_fault_injection::oracles::Oracle;
 
     fn named(name: &str) -> Result<Mutant> {
         ALL.iter().copied().find(|m| m.name() == name).ok_or_else(|| {
@@ -570,7 +654,7 @@ mod mutants {
             names => names.split(',').map(named).collect::<Result<Vec<_>>>()?,
         };
         let started = Instant::now();
-        let (mut cases, mut caught, mut deepest) = (0, 0u64, 0);
+        let (mut cases, mut caught, mut silent, mut deepest, mut looked_at) = (0, 0u64, 0u64, 0, 0);
         let (mut survivors, mut alarms) = (Vec::new(), Vec::new());
         if !common.json {
             out.line(format!(
@@ -599,8 +683,13 @@ mod mutants {
             deepest = deepest.max(hunted.depth);
             let elsewhere = mutant.shown_by().map(|test| ("shown by", test));
             let elsewhere = elsewhere.or(mutant.masked_by().map(|why| ("masked", why)));
+            if stop.asked() && hunted.found.is_none() && (list.len() == 1 || here(mutant)) {
+                break;
+            }
+            looked_at += 1;
             if let (Some(f), None) = (&hunted.found, &hunted.false_alarm) {
                 caught += 1;
+                silent += u64::from(f.violation.oracle == Oracle::Silent);
                 let file = save(&c.out, f, plan.seed)?;
                 report(&hunted, f, &file, common, out)?;
             } else if let Some(text) = &hunted.false_alarm {
@@ -617,14 +706,19 @@ mod mutants {
         let seconds = started.elapsed().as_secs_f64();
         if common.json {
             out.json(&json!({
-                "mutants": list.len(), "caught": caught, "survivors": survivors, "false_alarms": alarms, "cases": cases,
-                "cases_per_s": cases as f64 / seconds.max(1e-9), "violations": caught, "silent": 0,
-                "max_depth": deepest, "exhausted": "", "seconds": seconds,
+                "mutants": looked_at, "caught": caught, "survivors": survivors, "false_alarms": alarms, "cases": cases,
+                "cases_per_s": cases as f64 / seconds.max(1e-9), "violations": caught, "silent": silent,
+                "max_depth": deepest, "exhausted": format!("{looked_at} of {} planted bugs", list.len()),
+                "seconds": seconds, "interrupted": stop.asked(),
             }))?;
         } else {
-            out.line(format!("{caught} of {} planted bugs were caught in {seconds:.0} s", list.len()))?;
+            out.line(format!("{caught} of {looked_at} planted bugs were caught in {seconds:.0} s"))?;
         }
         match (survivors.is_empty(), alarms.is_empty()) {
+            (true, true) if looked_at < list.len() => {
+                let left = list.len() - looked_at;
+                Err(Failure::Interrupted(format!("{} not looked for", count(left as u64, "planted bug"))))
+            }
             (true, true) => Ok(()),
             (false, _) => Err(Failure::Check(format!("not caught: {}", survivors.join(", ")))),
             (true, false) => Err(Failure::Check(format!("false alarms: {}", alarms.join(", ")))),
@@ -634,7 +728,7 @@ mod mutants {
     /// A catch.
     fn report(hunted: &Hunted, found: &Found, file: &Path, common: &Common, out: &mut Out) -> Result<()> {
         if common.json {
-            let mut object = violation_json(found, file);
+            let mut object = violation_json(found, Some(file));
             object["hunter"] = hunted.by.clone().into();
             return out.json(&object);
         }
