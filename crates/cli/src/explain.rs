@@ -44,11 +44,12 @@ Examples:
   hamal explain shop --txn T4a10             one transaction
   hamal explain shop --lsn 0x4a10            why was this record redone or skipped, undone or not?
   hamal explain shop --phase redo            one phase
+  hamal explain shop --lsn ordinal           records are called 10, 20, 30
   hamal explain shop --stop-after 3records   only so far: records, redo or clrs
   hamal explain shop --format html -o shop.html
 
-The recovery is the real one, on an overlay in memory. The last million events are kept; for --lsn those about its record, however \
-many there are. With --json a trace is JSON Lines, and the answer to --lsn one object (docs/formats/trace.md).")]
+The recovery is the real one, on an overlay in memory. The last million events are kept; for --lsn N those about its record, however \
+many there are. With --json a trace is JSON Lines, and the answer to --lsn N one object (docs/formats/trace.md).")]
 pub(crate) struct Explain {
     /// Directory of the database
     dir: PathBuf,
@@ -58,9 +59,12 @@ pub(crate) struct Explain {
     /// Only what is about this transaction
     #[arg(long, value_parser = txn_number)]
     txn: Option<u64>,
-    /// Answer why the record at this LSN was redone or skipped, undone or not: in sentences, with the numbers that were compared
-    #[arg(long, visible_alias = "lsn", value_name = "LSN", value_parser = number,
-        conflicts_with_all = ["page", "txn", "start", "end", "phase", "format", "log_order"])]
+    /// With a number: answer why the record at this LSN was redone or skipped, undone or not, in sentences with the numbers that were
+    /// compared. With a word, how records are called: `hex` (as waldump does), `real` (decimal), `ordinal` (10, 20, 30, as in books)
+    #[arg(long, value_name = "LSN|STYLE", value_parser = lsn_option)]
+    lsn: Option<LsnOption>,
+    /// The same as --lsn with a number
+    #[arg(long, value_name = "LSN", value_parser = number, conflicts_with = "lsn")]
     why: Option<u64>,
     /// Only records from this LSN on
     #[arg(long, value_parser = number)]
@@ -83,6 +87,51 @@ pub(crate) struct Explain {
     /// Put redo's decisions in the order of the log; the engine takes them page by page
     #[arg(long)]
     log_order: bool,
+}
+
+/// What `--lsn` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LsnOption {
+    /// The record at an LSN.
+    At(u64),
+    /// How records are called.
+    Called(LsnStyle),
+}
+
+fn lsn_option(text: &str) -> std::result::Result<LsnOption, String> {
+    match text {
+        "hex" => Ok(LsnOption::Called(LsnStyle::Hex)),
+        "real" => Ok(LsnOption::Called(LsnStyle::Real)),
+        "ordinal" => Ok(LsnOption::Called(LsnStyle::Ordinal)),
+        _ => number(text).map(LsnOption::At).map_err(|e| format!("{e}, or `hex`, `real`, `ordinal`")),
+    }
+}
+
+impl Explain {
+    /// The record that is asked about.
+    fn asked(&self) -> Result<Option<u64>> {
+        let lsn = match self.lsn {
+            Some(LsnOption::At(lsn)) => Some(lsn),
+            _ => self.why,
+        };
+        let others = self.page.is_some()
+            || self.txn.is_some()
+            || self.start.or(self.end).is_some()
+            || !self.phase.is_empty()
+            || self.format != Format::Text
+            || self.log_order;
+        if lsn.is_some() && others {
+            let m = "the answer about one record takes no other filter, order or format (but --json)";
+            return Err(Failure::Usage(m.into()));
+        }
+        Ok(lsn)
+    }
+    fn style(&self) -> LsnStyle {
+        match self.lsn {
+            Some(LsnOption::Called(style)) => style,
+            _ => LsnStyle::Hex,
+        }
+    }
 }
 
 /// Where to stop: how many of which.
@@ -148,12 +197,13 @@ impl Counting {
 }
 
 pub(crate) fn explain(c: &Explain, common: &Common, out: &mut Out) -> Result<()> {
+    let asked = c.asked()?;
     let stop = Stop::listen()?;
     exists(&c.dir)?;
     // A database that `hamal study --keep-dir` has left.
     let manager = hamal_study::run::page_manager();
     let inspect = Inspect::open(&c.dir)?.with_manager(manager.clone());
-    let asked = c.why.map(|lsn| in_log(&inspect, lsn, &stop)).transpose()?;
+    let asked = asked.map(|lsn| in_log(&inspect, lsn, &stop)).transpose()?;
     let sink = match &asked {
         Some(log) => Sink::Picked(Vec::new(), log.picker()),
         None => Sink::Ring(VecDeque::new(), KEPT),
@@ -224,12 +274,12 @@ fn show(c: &Explain, format: Format, trace: &Trace, out: &mut Out) -> Result<()>
     let text = match (filter.is_empty(), c.page.is_some() || c.txn.is_some()) {
         // A life is told in sentences.
         (false, true) if format == Format::Text => {
-            let said = hamal_study::sentences(trace, LsnStyle::Hex);
+            let said = hamal_study::sentences(trace, c.style());
             let kept = trace.rows.iter().zip(said).filter(|(r, _)| filter.keeps(r));
             kept.map(|(r, s)| format!("{:<9} {s}\n", r.phase)).collect()
         }
-        (true, _) => rendered(trace, format, LsnStyle::Hex),
-        (false, _) => rendered(&filter.apply(trace), format, LsnStyle::Hex),
+        (true, _) => rendered(trace, format, c.style()),
+        (false, _) => rendered(&filter.apply(trace), format, c.style()),
     };
     write(c.output.as_deref(), &text, out)
 }

@@ -198,7 +198,18 @@ fn one_record_is_explained() {
         .code(1)
         .says("the next one that the log holds starts at");
     hamal(&["explain", &db, "--lsn", "0xffffff"]).code(1).says("no record starts at 0xffffff");
-    hamal(&["explain", &db, "--lsn", &a.to_string(), "--page", "1"]).code(2);
+    for other in
+        [&["--page", "1"][..], &["--txn", "5"], &["--format", "html"], &["--phase", "redo"], &["--why", "1"]]
+    {
+        hamal(&[&["explain", &db, "--lsn", &a.to_string()], other].concat()).code(2);
+    }
+    // With a word, how records are called.
+    hamal(&["explain", &db, "--lsn", "label"]).code(2);
+    let ordinal = hamal(&["explain", &db, "--lsn", "ordinal", "--log-order"]).ok().out;
+    assert!(ordinal.contains("\n    10   update T") && !ordinal.contains(&hex(a)), "{ordinal}");
+    let real = hamal(&["explain", &db, "--lsn", "real"]).ok().out;
+    assert!(real.contains(&format!(" {a} ")) && !real.contains(&hex(a)), "{real}");
+    assert_eq!(hamal(&["explain", &db, "--lsn", "hex"]).ok().out, hamal(&["explain", &db]).ok().out);
     let file = dir.path().join("answer");
     hamal(&["explain", &db, "--lsn", &a.to_string(), "-o", &file.display().to_string()]).ok();
     assert_eq!(fs::read_to_string(file).unwrap(), answer(a, &[]));
