@@ -261,9 +261,10 @@ impl Core {
         if free >= 2 * self.pool.growth() { self.cut_file() } else { Ok(()) }
     }
 
-    /// Where the log ended after the last checkpoint.
-    pub(crate) fn checked(&self) -> Lsn {
-        self.last.lock().tail
+    /// The begin of the last checkpoint, and where the log ended after it, if that is known.
+    pub(crate) fn checked(&self) -> Option<(Lsn, Lsn)> {
+        let last = self.last.lock();
+        Some((last.begin, last.tail)).filter(|_| !last.tail.is_null())
     }
 
     /// Gives what is free at the end of the data file back. Want of room for the record, or for the cut, is no error: the file

@@ -327,12 +327,12 @@ impl Space {
     /// meanwhile; others may read and write. The records that free the pages are made durable first: then no
     /// recovery needs the pages (SPACE-5). No latch held. Returns the pages that the file has now; it stays as it
     /// is if somebody just has a page behind the end in use. Take a checkpoint afterwards: until then the control file
-    /// says that the file is longer. `checked` is where the log ended after the newest checkpoint known: if it has gone on
-    /// since, no record of its own has to announce the cut.
+    /// says that the file is longer. `checked` is the newest checkpoint known, by its begin record, and where the log ended when it
+    /// was over: if the log has gone on since, and no other checkpoint has begun, no record of its own has to announce the cut.
     ///
     /// # Errors
     /// As a logged change; a failed flush or cut poisons.
-    pub fn shrink(&self, checked: Lsn) -> Result<u64> {
+    pub fn shrink(&self, checked: Option<(Lsn, Lsn)>) -> Result<u64> {
         let _search = self.search.lock();
         // Reservations first, then bits: a page leaves the one only after it has entered the other, and
         // `search` keeps new reservations away, so no page is missed in both.
@@ -342,10 +342,11 @@ impl Space {
             // What lies behind the end now stays free: pages are only allocated from reservations.
             let log = self.txns.log();
             for turn in 0..CUTS {
-                let announced = match turn {
+                let announced = match checked {
                     _ if mutants::is(Mutant::CutUnannounced) => Lsn::MAX,
-                    // A newer checkpoint begins at or behind `checked`, so above this.
-                    0 if log.tail() > checked && checked > Lsn::NULL => Lsn(checked.0 - 1),
+                    // Whether a newer one has begun counts, not where: `end` was read after the checkpoint, and the next one may
+                    // have begun by then, and have asked for the length.
+                    Some((begin, end)) if turn == 0 && log.tail() > end => begin,
                     _ => self.log_cut()?,
                 };
                 if !mutants::is(Mutant::FileCutEarly) {
