@@ -110,10 +110,18 @@ impl LogFollower {
     }
     /// Opens the segments that were made since, and closes those that were read.
     fn new_segments(&mut self) -> Result<()> {
+        // Those ahead of the last group the log may have given back, and made anew since: other files of the same names.
+        let reached = self.files.segments.partition_point(|s| s.first <= self.end);
+        self.files.segments.truncate(reached.max(1));
         for first in segment::list(&*self.disk)? {
-            if first == self.files.end() {
-                let segment = Segment::open(&*self.disk, self.identity, first, READ_MODE)?;
-                self.files.segments.push(Arc::new(segment));
+            if first != self.files.end() {
+                continue;
+            }
+            match Segment::open(&*self.disk, self.identity, first, READ_MODE) {
+                Ok(segment) => self.files.segments.push(Arc::new(segment)),
+                // Given back at this moment: it is not needed yet.
+                Err(_) if first > self.end => break,
+                Err(e) => return Err(e),
             }
         }
         let read = self.files.segments.partition_point(|s| s.end() <= self.at);

@@ -54,6 +54,31 @@ fn what_is_logged_is_met_once_and_in_order() {
     assert_eq!(came(&mut f), [b"more".to_vec()]);
 }
 
+/// The follower has opened segments ahead of the tail; the log gives them back, and makes others in their stead.
+#[test]
+fn segments_given_back_ahead_of_the_tail_are_opened_anew() {
+    let (d, o) = (disk(), small());
+    let log = create(&d, &o);
+    // More than the log keeps for later, so that some files are removed.
+    log.reserve(8 * o.segment_bytes, false).unwrap();
+    log.give_back(8 * o.segment_bytes);
+    let mut f = LogFollower::open(&dynamic(&d), ID, Log::FIRST).unwrap();
+    for round in 0..3 {
+        assert!(log.trim().unwrap() > 0 || round > 0);
+        for i in 0..200 {
+            append(&log, &data(i));
+            if i % 9 == 0 {
+                log.flush_pending().unwrap();
+            }
+        }
+        log.flush_pending().unwrap();
+        assert_eq!(came(&mut f), (0..200).map(data).collect::<Vec<_>>(), "round {round}");
+        log.reserve(8 * o.segment_bytes, false).unwrap();
+        log.give_back(8 * o.segment_bytes);
+        assert_eq!(came(&mut f), Vec::<Vec<u8>>::new());
+    }
+}
+
 /// Each sector of a group missing in turn: none of its records is there until all of it is.
 #[test]
 fn half_a_group_is_nothing() {
