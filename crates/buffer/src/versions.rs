@@ -18,6 +18,10 @@ pub const TAGS_PER_BLOCK: usize = 2024;
 /// Blocks that a small database has room for without a directory of the others.
 const FIRST: usize = 16;
 
+/// Blocks of the others that share a list: 32 KiB for every 8 GiB of pages of 4096 bytes, where one list of all that there can
+/// be would take 64 MiB.
+const GROUP: usize = 1024;
+
 /// The tag of a version: 1 to 65535 by a hash of its pageLSN; 0 (unknown) for the null LSN.
 ///
 /// ```
@@ -51,8 +55,16 @@ impl Block {
 /// The tags of all pages. Blocks are allocated when a tag of theirs is first set; a small database pays for few.
 pub struct PageVersions {
     first: [OnceLock<Block>; FIRST],
-    /// Of all others; the first [`FIRST`] stay empty.
-    others: OnceLock<Box<[OnceLock<Block>]>>,
+    /// Of all others, in groups; the first [`FIRST`] stay empty.
+    others: OnceLock<Box<[OnceLock<Group>]>>,
+}
+
+/// [`GROUP`] blocks.
+type Group = Box<[OnceLock<Block>]>;
+
+/// So many empty places.
+fn places<T>(n: usize) -> Box<[OnceLock<T>]> {
+    (0..n).map(|_| OnceLock::new()).collect()
 }
 
 impl Default for PageVersions {
@@ -71,7 +83,7 @@ impl PageVersions {
         let at = usize::try_from(block).ok()?;
         match self.first.get(at) {
             Some(slot) => slot.get(),
-            None => self.others.get()?.get(at)?.get(),
+            None => self.others.get()?.get(at / GROUP)?.get()?[at % GROUP].get(),
         }
     }
 
@@ -81,8 +93,9 @@ impl PageVersions {
         let slot = match self.first.get(at) {
             Some(slot) => slot,
             None => {
-                let blocks = Translation::PAGES.div_ceil(TAGS_PER_BLOCK as u64);
-                self.others.get_or_init(|| (0..blocks).map(|_| OnceLock::new()).collect()).get(at)?
+                let groups = Translation::PAGES.div_ceil((TAGS_PER_BLOCK * GROUP) as u64);
+                let group = self.others.get_or_init(|| places(groups as usize)).get(at / GROUP)?;
+                &group.get_or_init(|| places(GROUP))[at % GROUP]
             }
         };
         Some(slot.get_or_init(Block::new))
@@ -159,7 +172,10 @@ mod tests {
     fn tags_are_kept_by_page() {
         let v = PageVersions::new();
         let last = (FIRST * TAGS_PER_BLOCK) as u64 + 5;
-        for p in [0, 1, TAGS_PER_BLOCK as u64 - 1, TAGS_PER_BLOCK as u64, last] {
+        let group = (GROUP * TAGS_PER_BLOCK) as u64;
+        for p in
+            [0, 1, TAGS_PER_BLOCK as u64 - 1, TAGS_PER_BLOCK as u64, last, group - 1, group, 9 * group + 7]
+        {
             assert_eq!(v.get(PageId(p)), 0);
             v.set(PageId(p), Lsn(4096 + p));
             assert_eq!(v.get(PageId(p)), version_tag(Lsn(4096 + p)));
