@@ -36,6 +36,9 @@ pub enum Op {
     Rollback { txn: Txn },
     /// Creates a tree.
     CreateTree { txn: Txn, tree: TreeNo },
+    /// The same while so many free pages are held, if the engine has such: what is made lies behind them. With as many as a space
+    /// map speaks of it lies behind another one.
+    CreateFar { txn: Txn, tree: TreeNo, pages: u32 },
     /// Drops a tree with everything in it.
     DropTree { txn: Txn, tree: TreeNo },
     /// Sets the value of `key`: `len` bytes made from `fill` (see [`value_bytes`]).
@@ -105,6 +108,7 @@ impl Op {
     pub fn change(&self) -> Cow<'_, Op> {
         match *self {
             Op::PutWithin { txn, tree, key, len, fill } => Cow::Owned(Op::Put { txn, tree, key, len, fill }),
+            Op::CreateFar { txn, tree, .. } => Cow::Owned(Op::CreateTree { txn, tree }),
             _ => Cow::Borrowed(self),
         }
     }
@@ -131,6 +135,7 @@ impl Op {
             | Op::Commit { txn, .. }
             | Op::Rollback { txn }
             | Op::CreateTree { txn, .. }
+            | Op::CreateFar { txn, .. }
             | Op::DropTree { txn, .. }
             | Op::Put { txn, .. }
             | Op::PutWithin { txn, .. }
@@ -153,6 +158,7 @@ impl fmt::Display for Op {
             Op::Commit { txn, ack: Ack::Early } => write!(f, "commit-early {txn}"),
             Op::Rollback { txn } => write!(f, "rollback {txn}"),
             Op::CreateTree { txn, tree } => write!(f, "create {txn} {tree}"),
+            Op::CreateFar { txn, tree, pages } => write!(f, "create-far {txn} {tree} {pages}"),
             Op::DropTree { txn, tree } => write!(f, "drop {txn} {tree}"),
             Op::Put { txn, tree, key, len, fill } => write!(f, "put {txn} {tree} {key} {len} {fill}"),
             Op::PutWithin { txn, tree, key, len, fill } => {
@@ -203,6 +209,11 @@ impl FromStr for Op {
             "commit-early" => Op::Commit { txn: txn()?, ack: Ack::Early },
             "rollback" => Op::Rollback { txn: txn()? },
             "create" => Op::CreateTree { txn: txn()?, tree: fit("the tree", number("the tree")?)? },
+            "create-far" => Op::CreateFar {
+                txn: txn()?,
+                tree: fit("the tree", number("the tree")?)?,
+                pages: fit("the pages", number("the pages")?)?,
+            },
             "drop" => Op::DropTree { txn: txn()?, tree: fit("the tree", number("the tree")?)? },
             "put" | "put-within" => {
                 let txn = txn()?;

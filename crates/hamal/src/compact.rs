@@ -35,10 +35,10 @@ impl Database {
     /// Nodes of trees move without anybody noticing. A value longer than a quarter of a page lies in pages of its own: one
     /// of these at the end is written anew by a small transaction, with which another that writes the same row may conflict.
     /// What an open snapshot still needs stays where it is, as do the roots of trees: so the file can be longer than
-    /// `pages_used` afterwards, much longer if a tree was made when the file was long. Nor does a space map move, of which there is
-    /// one at every 32,256th page of 4096 bytes (126 MiB; of 16,384 bytes: 130,560th, 2 GiB): the file is not cut below the last one
-    /// that it ever had. What is moved is logged whole; a full log ends the work if checkpoints make no room. A tree that
-    /// somebody is about to drop or rename is left as it is. It ends with a checkpoint.
+    /// `pages_used` afterwards, much longer if a tree was made when the file was long. (Everybody who has a handle of a tree, and
+    /// every snapshot, knows it by its root.) A space map at the end that speaks of free pages only is given up. What is moved is
+    /// logged whole; a full log ends the work if checkpoints make no room. A tree that somebody is about to drop or rename is left
+    /// as it is. It ends with a checkpoint.
     ///
     /// ```
     /// # fn main() -> hamal::Result<()> {

@@ -641,4 +641,8 @@ mutants! {
         breaks "LOG-11" in ["log/src/log.rs"] needs [Damage]
         "Opening removes every segment below a gap in the log, also those that redo needs.";
         "log of several segments that redo needs, remove one of them, open (which is refused), put it back"
+    136 MapGivenUpInTwo "map-given-up-in-two"
+        breaks "SPACE-6" in ["space/src/space.rs"] needs [Crash]
+        "A map page is given up by one record, and counted no more by another.";
+        "a page behind the second map page is freed, compact, crash between the two records"
 }

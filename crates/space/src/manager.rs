@@ -1,5 +1,5 @@
 //! The operations on a map page: what normal work and redo both run, and their description.
-use crate::{OP_CLEAR, OP_INIT, OP_MAPS, OP_MOVE, OP_SET, bits};
+use crate::{OP_CLEAR, OP_GIVE_UP, OP_INIT, OP_MAPS, OP_MOVE, OP_SET, bits};
 use hamal_buffer::{ApplyError, Applying, PageOps};
 use hamal_error::{Error, ErrorKind, Result};
 use hamal_log::Record;
@@ -70,14 +70,14 @@ impl PageOps for SpaceManager {
     }
 }
 
-/// Map page 0: there is one map page more.
+/// Map page 0: there is one map page more, or one less.
 fn set_map_pages(id: PageId, payload: &[u8], page: &mut [u8]) -> std::result::Result<(), ApplyError> {
     let Ok(bytes) = <[u8; 8]>::try_from(payload) else {
         return Err(ApplyError("the number of map pages is no u64".into()));
     };
     let (old, new) = (bits::map_pages(page), u64::from_le_bytes(bytes));
-    if id != PageId(0) || old.checked_add(1) != Some(new) {
-        return Err(ApplyError(format!("page {id} counts {old} map pages, not one less than {new}")));
+    if id != PageId(0) || new == 0 || old.abs_diff(new) != 1 {
+        return Err(ApplyError(format!("page {id} counts {old} map pages, not one more or less than {new}")));
     }
     page[bits::COUNT_AT..bits::COUNT_AT + 8].copy_from_slice(&bytes);
     Ok(())
@@ -101,7 +101,7 @@ impl ResourceManager for SpaceManager {
         "space"
     }
     fn version(&self) -> u32 {
-        2
+        3
     }
     fn undo(&self, record: &Record, _: UndoCtx<'_>) -> Result<Compensated> {
         Err(Error::new(ErrorKind::ResourceManager, "SPACE-2: a change of a space map is never undone")
@@ -119,6 +119,7 @@ impl ResourceManager for SpaceManager {
             OP_CLEAR => f.write_str("free bits")?,
             OP_MOVE => f.write_str("free and allocate bits")?,
             OP_INIT => f.write_str("new map page, bits")?,
+            OP_GIVE_UP => return f.write_str("map page given up"),
             OP_MAPS => {
                 return match <[u8; 8]>::try_from(payload) {
                     Ok(b) => write!(f, "map pages {}", u64::from_le_bytes(b)),
@@ -190,6 +191,27 @@ mod tests {
         assert!(apply(0, OP_SET, &[(4096 - 64) * 8], &mut p.clone()).is_err(), "beyond the page");
         apply(0, OP_CLEAR, &[1, 9], &mut p).unwrap();
         assert_eq!((0..40).filter(|b| bits::get(&p, *b)).collect::<Vec<_>>(), [0, 2, 3]);
+    }
+
+    #[test]
+    fn map_pages_come_and_go_one_by_one() {
+        let mut p = page(0);
+        apply(0, OP_INIT, &[0, 1, 2], &mut p).unwrap();
+        let mut count = |n: u64| {
+            let at = Applying { lsn: Lsn(1), txn: TxnId::NONE, page: PageId(0) };
+            let done = SpaceManager.apply(&at, OP_MAPS, &n.to_le_bytes(), &mut p);
+            done.map(|()| bits::map_pages(&p))
+        };
+        assert_eq!(
+            (count(2).unwrap(), count(3).unwrap(), count(2).unwrap(), count(1).unwrap()),
+            (2, 3, 2, 1)
+        );
+        for bad in [0, 1, 3, u64::MAX] {
+            assert!(count(bad).is_err(), "from 1 to {bad}");
+        }
+        assert_eq!(count(2).unwrap(), 2);
+        // By its free block alone: the operation does nothing to a page.
+        assert!(apply(9, OP_GIVE_UP, &[], &mut page(9)).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The free-space manager: finding, reserving and counting pages.
 use crate::manager::KIND_MAP;
 use crate::{
-    OP_CLEAR, OP_INIT, OP_MAPS, OP_MOVE, OP_SET, Reservation, SPACE_RM, bits, map_of, pages_per_map,
+    OP_CLEAR, OP_GIVE_UP, OP_INIT, OP_MAPS, OP_MOVE, OP_SET, Reservation, SPACE_RM, bits, map_of,
+    pages_per_map,
 };
 use hamal_buffer::{ExclusivePage, PageEdit, Pin, Pool, Stop};
 use hamal_error::{Error, ErrorKind, Result};
@@ -27,7 +28,8 @@ const CUTS: usize = 3;
 /// callers that hold latches may take it.
 pub struct Space {
     txns: Arc<TxnManager>,
-    /// Held by the one thread that looks for free pages, grows the file or makes a map page.
+    /// Held by the one thread that looks for free pages, grows or cuts the file, makes a map page or gives one up, and by who
+    /// reads a map page that need not be there for ever (SPACE-6).
     search: Mutex<()>,
     state: Mutex<State>,
 }
@@ -158,13 +160,7 @@ impl Space {
             self.pool().credit((init.len() + count.len()) as u64 + RECORD_OVERHEAD, 0, 2, false)?;
         // Nobody else can reach the new page, so its latch comes first without harm.
         let mut page = self.pool().create(id)?;
-        let mut zero = match self.pool().try_exclusive(PageId(0)) {
-            Ok(p) => p,
-            Err(Stop::Error(e)) => return Err(e),
-            Err(Stop::Need(need)) => {
-                return Err(Error::internal(format!("SPACE: a pinned map page needs {need:?}")));
-            }
-        };
+        let mut zero = self.latch_pinned(PageId(0))?;
         let mut edits = [
             PageEdit { page: &mut page, op: OP_INIT, whole: Whole::Init, payload: &init },
             PageEdit { page: &mut zero, op: OP_MAPS, whole: Whole::No, payload: &count },
@@ -174,6 +170,55 @@ impl Space {
         // this one.
         self.state.lock().hints.push(1);
         Ok(())
+    }
+
+    /// Gives the last map page up, which speaks of free pages only: it is freed, and map page 0 counts one less (SPACE-6). Under
+    /// `search`, with nothing reserved there.
+    fn give_up_map(&self) -> Result<()> {
+        // Behind the record there must be room for what a close ends with: the image of map page 0, two checkpoints. Where there
+        // is none, the map page does less harm than its record.
+        let log = self.txns.log();
+        let room = 2 * self.pool().image_bytes() + 8 * log.options().pad as u64;
+        log.reserve(room, false)?;
+        let done = self.log_give_up();
+        log.give_back(room);
+        done
+    }
+
+    fn log_give_up(&self) -> Result<()> {
+        let left = self.map_pages()? - 1;
+        let (id, count) = (self.map_id(left), left.to_le_bytes());
+        let _pins = [self.pool().fetch(PageId(0))?, self.pool().fetch(id)?];
+        let mut credit = self.pool().credit(count.len() as u64 + 2 * RECORD_OVERHEAD, 0, 1, false)?;
+        let mut zero = self.latch_pinned(PageId(0))?;
+        let mut page = self.latch_pinned(id)?;
+        check_map(id, &page)?;
+        if left == 0 || bits::last_set(&page) != Some(0) {
+            let m = "SPACE-6: a map page that is given up speaks of allocated pages";
+            return Err(Error::internal(m).with_page(id));
+        }
+        let mut edits = vec![
+            PageEdit { page: &mut page, op: OP_GIVE_UP, whole: Whole::Free, payload: &[] },
+            PageEdit { page: &mut zero, op: OP_MAPS, whole: Whole::No, payload: &count },
+        ];
+        let rest = mutants::is(Mutant::MapGivenUpInTwo).then(|| edits.pop());
+        self.txns.structure(None, SPACE_RM, &mut edits, &mut credit)?;
+        if let Some(rest) = rest.flatten() {
+            let log = self.txns.log();
+            log.force(log.tail(), ForceReason::Asked)?;
+            self.txns.structure(None, SPACE_RM, &mut [rest], &mut credit)?;
+        }
+        // Before the latch of map page 0 is released, as in `make_map`.
+        self.state.lock().hints.pop();
+        Ok(())
+    }
+
+    /// The exclusive latch of a map page that the caller has pinned.
+    fn latch_pinned(&self, id: PageId) -> Result<ExclusivePage<'_>> {
+        self.pool().try_exclusive(id).map_err(|stop| match stop {
+            Stop::Error(e) => e,
+            Stop::Need(need) => Error::internal(format!("SPACE: a pinned map page needs {need:?}")),
+        })
     }
 
     /// Pins the map pages of `pages`, so that they can be latched in a section that frees these pages.
@@ -267,26 +312,25 @@ impl Space {
         }
     }
 
-    /// Whether the page's bit is set. Pages that no map page speaks of are not allocated.
+    /// Whether the page's bit is set. Pages that no map page speaks of are not allocated. No latch held.
     ///
     /// # Errors
     /// As a page read.
     pub fn is_allocated(&self, page: PageId) -> Result<bool> {
         let (map, bit) = map_of(page, self.pool().page_size());
-        if map.0 / self.per_map() >= self.map_pages()? {
-            return Ok(false);
-        }
-        Ok(bits::get(&self.map_page(map)?, bit))
+        let set = self.with_map(map.0 / self.per_map(), |page| bits::get(page, bit))?;
+        Ok(set.unwrap_or(false))
     }
 
-    /// Number of allocated pages (map pages included) and pages of the file.
+    /// Number of allocated pages (map pages included) and pages of the file. No latch held.
     ///
     /// # Errors
     /// As a page read.
     pub fn usage(&self) -> Result<(u64, u64)> {
-        let mut used = 0;
-        for map in 0..self.map_pages()? {
-            used += bits::count(&self.map_page(self.map_id(map))?);
+        let (mut used, mut map) = (0, 0);
+        while let Some(here) = self.with_map(map, bits::count)? {
+            used += here;
+            map += 1;
         }
         Ok((used, self.pool().file_pages()))
     }
@@ -296,48 +340,71 @@ impl Space {
     /// # Errors
     /// As a page read, or as `f`.
     pub fn each_allocated(&self, f: &mut dyn FnMut(PageId) -> Result<()>) -> Result<()> {
-        for map in 0..self.map_pages()? {
+        let mut map = 0;
+        while let Some(copy) = self.with_map(map, <[u8]>::to_vec)? {
             let first = self.map_id(map);
-            let copy = self.map_page(first)?.to_vec();
             let mut bit = bits::next_set(&copy, 0);
             while let Some(b) = bit {
                 f(PageId(first.0 + u64::from(b)))?;
                 bit = bits::next_set(&copy, b + 1);
             }
+            map += 1;
         }
         Ok(())
     }
 
-    /// The end of the last allocated page: the file can be cut there after a checkpoint (better by
-    /// [`Space::shrink`], which knows what is being allocated).
+    /// What `f` says of map page number `map`; `None` if there are not so many. The last map page may be given up at any
+    /// time, and then be no map page any more; not while somebody searches (SPACE-6).
+    fn with_map<T>(&self, map: u64, f: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        let _search = self.search.lock();
+        if map >= self.map_pages()? {
+            return Ok(None);
+        }
+        Ok(Some(f(&self.map_page(self.map_id(map))?)))
+    }
+
+    /// The end of what the data file has to hold: behind it lie free pages, and map pages that speak of free pages only. The
+    /// file can be cut there by [`Space::shrink`], which gives those up. No latch held.
     ///
     /// # Errors
     /// As a page read.
     pub fn high_water(&self) -> Result<PageId> {
+        let _search = self.search.lock();
+        self.end_of_use()
+    }
+
+    /// [`Space::high_water`], under `search`.
+    fn end_of_use(&self) -> Result<PageId> {
         for map in (0..self.map_pages()?).rev() {
             let first = self.map_id(map);
-            if let Some(bit) = bits::last_set(&self.map_page(first)?) {
-                return Ok(PageId(first.0 + u64::from(bit) + 1));
+            match bits::last_set(&self.map_page(first)?) {
+                None | Some(0) if map > 0 => {}
+                None => break,
+                Some(bit) => return Ok(PageId(first.0 + u64::from(bit) + 1)),
             }
         }
         Ok(PageId(0))
     }
 
     /// Cuts the data file behind the last page that is allocated or reserved, with reservations held off
-    /// meanwhile; others may read and write. The records that free the pages are made durable first: then no
-    /// recovery needs the pages (SPACE-5). No latch held. Returns the pages that the file has now; it stays as it
+    /// meanwhile; others may read and write. Map pages at the end that speak of free pages only are given up before (SPACE-6). The
+    /// records that free the pages are made durable first: then no recovery needs the pages (SPACE-5). No latch held. Returns the
+    /// pages that the file has now; it stays as it
     /// is if somebody just has a page behind the end in use. Take a checkpoint afterwards: until then the control file
     /// says that the file is longer. `checked` is the newest checkpoint known, by its begin record, and where the log ended when it
     /// was over: if the log has gone on since, and no other checkpoint has begun, no record of its own has to announce the cut.
     ///
     /// # Errors
-    /// As a logged change; a failed flush or cut poisons.
+    /// As a logged change; a failed flush or cut poisons. If a map page could not be given up for want of log space the file was
+    /// cut behind it.
     pub fn shrink(&self, checked: Option<(Lsn, Lsn)>) -> Result<u64> {
         let _search = self.search.lock();
         // Reservations first, then bits: a page leaves the one only after it has entered the other, and
         // `search` keeps new reservations away, so no page is missed in both.
         let reserved = self.state.lock().reserved.last().map_or(0, |p| p.0 + 1);
-        let end = self.high_water()?.0.max(reserved);
+        let end = self.end_of_use()?.0.max(reserved);
+        let given_up = self.give_up_maps(end);
+        let end = end.max(self.map_id(self.map_pages()? - 1).0 + 1);
         if end < self.pool().file_pages() {
             // What lies behind the end now stays free: pages are only allocated from reservations.
             let log = self.txns.log();
@@ -357,7 +424,15 @@ impl Space {
                 }
             }
         }
-        Ok(self.pool().file_pages())
+        given_up.map(|()| self.pool().file_pages())
+    }
+
+    /// Gives the map pages from `end` on up, behind which nothing is allocated or reserved. Under `search`.
+    fn give_up_maps(&self, end: u64) -> Result<()> {
+        while self.map_id(self.map_pages()? - 1).0 >= end.max(1) {
+            self.give_up_map()?;
+        }
+        Ok(())
     }
 
     /// Logs a change of map page 0 that changes nothing: a log that goes on behind the last checkpoint says that the file may
@@ -365,13 +440,7 @@ impl Space {
     fn log_cut(&self) -> Result<Lsn> {
         let _pin = self.pool().fetch(PageId(0))?;
         let mut credit = self.pool().credit(RECORD_OVERHEAD, 0, 1, false)?;
-        let mut page = match self.pool().try_exclusive(PageId(0)) {
-            Ok(p) => p,
-            Err(Stop::Error(e)) => return Err(e),
-            Err(Stop::Need(need)) => {
-                return Err(Error::internal(format!("SPACE: a pinned map page needs {need:?}")));
-            }
-        };
+        let mut page = self.latch_pinned(PageId(0))?;
         let edit = PageEdit { page: &mut page, op: OP_SET, whole: Whole::No, payload: &[] };
         Ok(self.txns.structure(None, SPACE_RM, &mut [edit], &mut credit)?.lsn)
     }

@@ -3,7 +3,7 @@ use hamal_buffer::{PageEdit, Pool, PoolOptions, Stop};
 use hamal_disk::{Disk, MemDisk, OpenMode};
 use hamal_error::{ErrorKind, Poison, Result};
 use hamal_log::{Log, LogIdentity, LogOptions, Whole};
-use hamal_page::{DbId, PageId};
+use hamal_page::{DbId, Lsn, PageId};
 use hamal_space::{OP_CLEAR, OP_SET, SPACE_RM, Space, SpaceManager, map_of, pages_per_map};
 use hamal_trace::{Trace, WriteReason};
 use hamal_txn::{Registry, TxnManager, TxnOptions};
@@ -186,6 +186,143 @@ fn a_second_map_page() {
     let db = db.reload();
     assert_eq!(db.allocated(), before);
     assert_eq!(ids(&db.allocate(1).unwrap()), [per_map + 4]);
+}
+
+/// A database with `n` allocated pages behind the second map page, which are returned.
+fn beyond_the_border(db: &Db, n: usize) -> Vec<PageId> {
+    // What is reserved cannot be given away, so nothing has to be allocated below.
+    let below = db.space.reserve(pages_per_map(PAGE) as usize - 3).unwrap();
+    let pages = db.allocate(n).unwrap();
+    drop(below);
+    pages
+}
+
+#[test]
+fn a_map_page_of_free_pages_is_given_up_and_comes_again() {
+    let db = create();
+    let per_map = pages_per_map(PAGE);
+    for round in 0..3 {
+        let pages = beyond_the_border(&db, 4);
+        assert_eq!(ids(&pages), (per_map + 1..per_map + 5).collect::<Vec<_>>(), "round {round}");
+        assert_eq!(db.space.shrink(None).unwrap(), per_map + 5);
+        db.free(&pages[1..]);
+        assert_eq!(db.space.shrink(None).unwrap(), per_map + 2);
+        db.free(&pages[..1]);
+        assert_eq!(db.space.high_water().unwrap(), PageId(3));
+        // One page there is reserved: it may be allocated next.
+        let below = db.space.reserve(per_map as usize - 3).unwrap();
+        let above = db.space.reserve(1).unwrap();
+        drop(below);
+        assert_eq!((ids(above.pages()), db.space.shrink(None).unwrap()), (vec![per_map + 1], per_map + 2));
+        assert_eq!(db.space.usage().unwrap(), (3 + 1, per_map + 2));
+        drop(above);
+        assert_eq!(db.space.shrink(None).unwrap(), 3);
+        assert_eq!(db.space.usage().unwrap(), (3, 3));
+        assert_eq!(db.allocated(), [0, 1, 2].map(PageId).into());
+        assert!(!db.space.is_allocated(PageId(per_map)).unwrap());
+    }
+    let db = db.reload();
+    assert_eq!(db.allocated(), [0, 1, 2].map(PageId).into());
+    assert_eq!(ids(&beyond_the_border(&db, 1)), [per_map + 1]);
+    let db = db.reload();
+    assert_eq!(db.allocated(), [0, 1, 2, per_map, per_map + 1].map(PageId).into());
+}
+
+/// Several at once; those below a page that is in use stay.
+#[test]
+fn map_pages_are_given_up_from_the_end() {
+    let db = create();
+    let per_map = pages_per_map(PAGE);
+    let below = db.space.reserve(3 * per_map as usize).unwrap();
+    let last = db.allocate(1).unwrap();
+    drop(below);
+    assert_eq!(db.space.usage().unwrap().0, 3 + 3 + 1);
+    let below = db.space.reserve(per_map as usize).unwrap();
+    let middle = db.allocate(1).unwrap();
+    drop(below);
+    assert_eq!((last[0].0 / per_map, middle[0].0 / per_map), (3, 1));
+    db.free(&last);
+    assert_eq!(db.space.shrink(None).unwrap(), middle[0].0 + 1);
+    assert_eq!(db.space.usage().unwrap().0, 3 + 1 + 1);
+    let again = db.space.reserve(3 * per_map as usize).unwrap();
+    assert_eq!(db.space.usage().unwrap().0, 3 + 3 + 1);
+    drop(again);
+    db.free(&middle);
+    assert_eq!(db.space.shrink(None).unwrap(), 3);
+    assert_eq!(db.reload().allocated(), [0, 1, 2].map(PageId).into());
+}
+
+/// Without log space for the record the map page stays, and what lies behind it goes.
+#[test]
+fn a_map_page_that_cannot_be_given_up_stays() {
+    let db = create();
+    let per_map = pages_per_map(PAGE);
+    let pages = beyond_the_border(&db, 9);
+    db.free(&pages);
+    let log = db.txns.log();
+    log.force(log.tail(), hamal_trace::ForceReason::Asked).unwrap();
+    db.disk.set_capacity(Some(db.disk.used()));
+    // Others hold all of the log's space.
+    while log.reserve(4096, false).is_ok() {}
+    assert_eq!(
+        db.space.shrink(Some((Lsn::NULL, Lsn(log.tail().0 - 1)))).unwrap_err().kind(),
+        ErrorKind::NoSpace
+    );
+    assert_eq!(db.txns.pool().file_pages(), per_map + 1);
+    assert_eq!(db.space.usage().unwrap().0, 3 + 1);
+    db.disk.set_capacity(None);
+    assert_eq!(db.space.shrink(None).unwrap(), 3);
+}
+
+/// Whoever looks at the maps while they come and go meets none that is none (SPACE-6).
+#[test]
+fn readers_meet_no_map_page_that_was_given_up() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let db = create();
+    let per_map = pages_per_map(PAGE);
+    let stop = AtomicBool::new(false);
+    /// The others end with it, also if it panics.
+    struct Stopper<'a>(&'a AtomicBool);
+    impl Drop for Stopper<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+    std::thread::scope(|s| {
+        let (db, stop) = (&db, &stop);
+        let end = s.spawn(move || {
+            let _stop = Stopper(stop);
+            for _ in 0..40 {
+                let pages = beyond_the_border(db, 2);
+                assert!(pages.iter().all(|p| p.0 > per_map));
+                db.free(&pages);
+                db.space.shrink(None).unwrap();
+            }
+        });
+        s.spawn(move || {
+            while !stop.load(Relaxed) {
+                let used = db.space.usage().unwrap().0;
+                assert!((3..=6).contains(&used), "{used}");
+                let high = db.space.high_water().unwrap().0;
+                assert!(high == 3 || high > per_map + 1, "{high}");
+            }
+        });
+        s.spawn(move || {
+            while !stop.load(Relaxed) {
+                let all = db.allocated();
+                assert!((3..=6).contains(&all.len()), "{all:?}");
+                assert!(db.space.is_allocated(PageId(2)).unwrap());
+                db.space.is_allocated(PageId(per_map + 1)).unwrap();
+            }
+        });
+        s.spawn(move || {
+            while !stop.load(Relaxed) {
+                db.space.shrink(None).unwrap();
+            }
+        });
+        end.join().unwrap();
+    });
+    assert_eq!(db.allocated(), [0, 1, 2].map(PageId).into());
 }
 
 #[test]

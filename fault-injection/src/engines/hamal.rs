@@ -337,6 +337,7 @@ impl Base {
             }
             Op::Reopen => self.reopen()?,
             Op::CreateTree { .. }
+            | Op::CreateFar { .. }
             | Op::DropTree { .. }
             | Op::Put { .. }
             | Op::PutWithin { .. }
@@ -512,6 +513,12 @@ impl Trees {
         };
         match *op {
             Op::CreateTree { tree, .. } => {
+                tx.create_tree(&tree_name(tree))?;
+            }
+            Op::CreateFar { tree, pages, .. } => {
+                let Ok(db) = self.0.db() else { return Ok(Ok(())) };
+                let engine = db.engine();
+                let _held = engine.space().reserve(pages as usize)?;
                 tx.create_tree(&tree_name(tree))?;
             }
             Op::DropTree { tree, .. } => tx.drop_tree(&tree_name(tree))?,

@@ -399,6 +399,7 @@ impl Store {
                 Change::Put(tree, key, old.wrapping_add(i64::from(delta)).to_le_bytes().to_vec())
             }
             Op::PutWithin { .. }
+            | Op::CreateFar { .. }
             | Op::Load { .. }
             | Op::Begin { .. }
             | Op::Commit { .. }

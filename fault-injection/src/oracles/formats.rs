@@ -128,6 +128,8 @@ pub(crate) struct Control {
     pub(crate) end: u64,
     pub(crate) redo: u64,
     pub(crate) keep_from: u64,
+    /// Pages that the data file had room for; the table of page versions speaks of these.
+    pub(crate) data_pages: u64,
     /// Numbers and names of the resource managers.
     pub(crate) managers: Vec<(u8, String)>,
 }
@@ -162,6 +164,7 @@ impl Control {
             end: u64_at(b, 56),
             redo: u64_at(b, 64),
             keep_from: u64_at(b, 72),
+            data_pages: u64_at(b, 80),
             managers,
         };
         (page_size.is_power_of_two() && (4096..=65536).contains(&page_size)).then_some(control)
@@ -234,7 +237,7 @@ pub(crate) fn decode_image(payload: &[u8], page_size: usize) -> Option<Vec<u8>> 
 // ---- the table of page versions ----
 
 /// Pages that a block of the table speaks of.
-const BLOCK_PAGES: u64 = 2024;
+pub(crate) const BLOCK_PAGES: u64 = 2024;
 
 /// The moment of a copy of a block, if its checksum holds.
 pub(crate) fn block_moment(b: &[u8]) -> Option<u64> {
@@ -249,16 +252,19 @@ pub(crate) fn block_moment(b: &[u8]) -> Option<u64> {
 pub(crate) struct Tags {
     file: Option<Arc<dyn DiskFile>>,
     begin: u64,
+    pages: u64,
     blocks: HashMap<u64, Option<Vec<u8>>>,
 }
 
 impl Tags {
     pub(crate) fn open(disk: &Arc<dyn Disk>, control: &Control) -> Result<Tags, Failure> {
-        Ok(Tags { file: open(disk, "versions")?, begin: control.begin, blocks: HashMap::new() })
+        let (begin, pages) = (control.begin, control.data_pages);
+        Ok(Tags { file: open(disk, "versions")?, begin, pages, blocks: HashMap::new() })
     }
     /// The tag of the page's version as of the checkpoint; `None` if it is not known.
     pub(crate) fn of(&mut self, page: u64) -> Result<Option<u16>, Failure> {
-        let Some(file) = &self.file else { return Ok(None) };
+        // What lies behind is left from a time when the data file was longer.
+        let Some(file) = self.file.as_ref().filter(|_| page < self.pages) else { return Ok(None) };
         let number = page / BLOCK_PAGES;
         if let std::collections::hash_map::Entry::Vacant(place) = self.blocks.entry(number) {
             let mut both = vec![0; 2 * SLOT];

@@ -391,7 +391,9 @@ impl HamalWatch {
 
     fn versions_write(&mut self, offset: u64, data: &[u8], disk: &Durable<'_>) -> Option<String> {
         self.versions.push(offset..offset + data.len() as u64);
-        let begin = self.newest(disk).map(|c| c.begin)?;
+        let (begin, pages) = self.newest(disk).map(|c| (c.begin, c.data_pages))?;
+        // Blocks behind these are left from a time when the data file was longer: none of their copies counts.
+        let blocks = pages.div_ceil(formats::BLOCK_PAGES);
         for (i, block) in data.chunks_exact(SLOT).enumerate() {
             let Some(new) = formats::block_moment(block) else { continue };
             if self.written_end.is_some_and(|end| new >= end) || self.unsynced(new + 1, disk).is_some() {
@@ -400,6 +402,9 @@ impl HamalWatch {
                 ));
             }
             let at = offset + (i * SLOT) as u64;
+            if at / (2 * SLOT as u64) >= blocks {
+                continue;
+            }
             let copy = |at: u64| disk.read("versions", at..at + SLOT as u64).unwrap_or_default();
             let counts = |b: &[u8]| formats::block_moment(b).filter(|m| *m <= begin);
             let (here, other) = (copy(at), copy(at ^ SLOT as u64));

@@ -7,6 +7,7 @@
 //! | 0, 1 | tiny | every sequence of one, then two, then three short actions on a small table: most crash bugs need no more |
 //! | 2, 3 | small | a third of the length, mixed |
 //! | 4 to 6 | medium | the whole length, in phases: growing, shrinking, rewriting, long values |
+//! | 12 modulo 32 | medium, far | the same, and the trees but the first lie behind a second space map, which comes and goes with them |
 //! | 7 | volume | long values and checkpoints, so that the log fills segments and uses them again |
 //! | 7, every other one, with a length of 24 or more | wide | more changed pages than the cache holds: `wide.rs` |
 //!
@@ -63,11 +64,33 @@ impl Workload for BTree {
         match profile(seed, length) {
             Profile::Tiny(number) => tiny(script, number),
             Profile::Small => Mixed::new(script, 3, 2).run((length / 3).max(12)),
+            Profile::Medium if seed % 32 == 12 => far(Mixed::new(script, 4, 4).run(length)),
             Profile::Medium => Mixed::new(script, 4, 4).run(length),
             Profile::Volume => volume(script, length),
             Profile::Wide => wide::wide(script),
         }
     }
+}
+
+/// More pages than a space map of the smallest page size speaks of.
+const FAR: u32 = 32_300;
+
+/// The same scenario with all trees but the first behind the second space map, and the file made smaller now and then.
+fn far(mut ops: Vec<Op>) -> Vec<Op> {
+    let mut steps = 0;
+    for op in &mut ops {
+        match *op {
+            Op::CreateTree { txn, tree } if tree > 0 => *op = Op::CreateFar { txn, tree, pages: FAR },
+            Op::Step => {
+                steps += 1;
+                if steps % 2 == 0 {
+                    *op = Op::Compact;
+                }
+            }
+            _ => {}
+        }
+    }
+    ops
 }
 
 /// The small scenarios of `btree` alone, all with the same set-up: what a campaign does in a second is measured by these.
