@@ -502,6 +502,65 @@ fn a_rollback_of_more_pages_than_the_cache_holds() {
     });
 }
 
+/// The leaves of a live transaction are moved to other pages, and it makes as many leaves on pages of the numbers that became
+/// free: there is an image set aside for each of both.
+#[test]
+fn a_rollback_on_pages_whose_numbers_it_has_met_before() {
+    in_time("one transaction".into(), |doing| {
+        let b = sizes(&mut Random(0)).cache_bytes(24 * 4096).log_segment_bytes(8 << 10).log_pad(512);
+        let disk = MemDisk::new();
+        let db = b.create_on(Arc::new(disk.clone())).unwrap();
+        for tree in ["junk", "t"] {
+            let tx = db.begin_write().unwrap();
+            if tree == "junk" {
+                tx.create_tree("u").unwrap().put(b"row", [0; 100]).unwrap();
+            }
+            let t = tx.create_tree(tree).unwrap();
+            for n in 0..800 {
+                t.put(key(0, n), bytes(n, 900)).unwrap();
+            }
+            drop(t);
+            tx.commit().unwrap();
+        }
+        let before = contents(&db).unwrap().remove("t");
+        let tx = db.begin_write().unwrap();
+        tx.drop_tree("junk").unwrap();
+        tx.commit().unwrap();
+        while db.maintenance_step().unwrap() {}
+
+        doing("updates".into());
+        let tx = db.begin_write().unwrap();
+        let t = tx.tree("t").unwrap();
+        for n in (0..800).step_by(4) {
+            t.put(key(0, n), bytes(n + 1, 900)).unwrap();
+        }
+        doing("moving".into());
+        let report = db.compact(&mut |_| Ok(())).unwrap();
+        assert!(report.moved > 100, "{report:?}");
+        doing("new rows".into());
+        // Few and long ones: what the records of the undo do not take of their space would do for images, too.
+        for n in 800..1600 {
+            t.put(key(0, n), bytes(n, 900)).unwrap();
+        }
+        drop(t);
+        let high = db.engine().space().high_water().unwrap().0;
+        assert!(high < report.pages_after + 220 && report.pages_after < 250, "the numbers are used again");
+        db.flush().unwrap();
+        db.checkpoint().unwrap();
+        db.checkpoint().unwrap();
+        disk.set_capacity(Some(disk.used()));
+        assert!(eat(&db, 100_000), "the device is full");
+        doing("a rollback".into());
+        tx.rollback().unwrap();
+        assert!(db.poisoned().is_none(), "{:?}", db.poisoned());
+        assert!(contents(&db).unwrap().remove("t") == before);
+        disk.set_capacity(None);
+        db.flush().unwrap();
+        verify(&db);
+        db.close().unwrap();
+    });
+}
+
 /// Threads that write, roll back and commit while the device is full and is not, with and without background threads.
 #[test]
 fn nobody_waits_for_ever_among_threads() {
