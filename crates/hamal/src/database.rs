@@ -263,7 +263,8 @@ impl Database {
         Ok(report)
     }
     /// One step of everything that background threads do otherwise: flushes asynchronous commits, writes a batch of old
-    /// pages, takes a checkpoint if one is due by log bytes, collects garbage. Looks at no clock. Returns whether it
+    /// pages, takes a checkpoint if one is due by log bytes, collects garbage. Looks at no clock, so it does not do what they do after 2 s
+    /// without a write: write all pages and let go of the log ([`Database::flush`] and two checkpoints do most of that). Returns whether it
     /// did anything.
     ///
     /// # Errors
