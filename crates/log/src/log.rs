@@ -15,7 +15,7 @@ use hamal_error::{Error, ErrorKind, Poison, Result};
 use hamal_mutants::{self as mutants, Mutant};
 use hamal_page::{Lsn, TxnId};
 use hamal_sync::atomic::Ordering::{Relaxed, SeqCst};
-use hamal_sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use hamal_sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use hamal_sync::{Condvar, Mutex, RwLock};
 use hamal_trace::{Event, LoggedBlock, Trace};
 use std::cell::RefCell;
@@ -76,6 +76,8 @@ pub struct Log {
     pub(crate) ring_demand: CachePadded<AtomicU64>,
     /// First LSN of the newest segment: promises stay below it.
     pub(crate) usable_end: AtomicU64,
+    /// See [`Log::free_slack`].
+    pub(crate) slack_is_free: AtomicBool,
     oldest: AtomicU64,
     pub(crate) last_seal: AtomicU32,
     pub(crate) slots: Slots,
@@ -165,6 +167,7 @@ impl Log {
             durable: word(start),
             demand: word(0),
             ring_demand: word(0),
+            slack_is_free: AtomicBool::new(false),
             usable_end: AtomicU64::new(segments.last().map_or(0, |s| s.first)),
             oldest: AtomicU64::new(segments.first().map_or(start, |s| s.first)),
             last_seal: AtomicU32::new(last_seal),
@@ -282,7 +285,11 @@ impl Log {
         {
             let mut grow = log.grow.lock();
             log.tidy(&mut grow, end.keep_from.0)?;
-            log.grow_until_fits(&mut grow, true)?;
+            // Nothing is promised yet: on a full device whoever wants to log is refused, and what is there can be read.
+            match log.grow_until_fits(&mut grow, true) {
+                Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
+                _ => {}
+            }
         }
         Ok(log)
     }

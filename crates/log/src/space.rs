@@ -211,11 +211,22 @@ impl Log {
         self.demand.fetch_sub(bytes, SeqCst);
         let mut grow = self.grow.lock();
         self.demand.fetch_add(bytes, SeqCst);
-        let admitted = self.grow_until_fits(&mut grow, system);
+        let admitted = match self.grow_until_fits(&mut grow, system) {
+            Err(e) if e.kind() == ErrorKind::NoSpace && self.slack_is_free.load(SeqCst) => {
+                if self.space_fits(self.seal_share()) { Ok(()) } else { Err(e) }
+            }
+            admitted => admitted,
+        };
         if admitted.is_err() {
             self.demand.fetch_sub(bytes, SeqCst);
         }
         admitted
+    }
+
+    /// From here on the slack may be used where the device has no room for another segment: for who closes the log, when nobody has promises
+    /// that padding could eat into, or will have any.
+    pub fn free_slack(&self) {
+        self.slack_is_free.store(true, SeqCst);
     }
 
     /// Bytes that a thread which makes segments ahead keeps free beyond the slack: it has the time that they last for making
