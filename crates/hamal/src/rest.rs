@@ -58,15 +58,26 @@ impl Core {
         {
             return Ok(());
         }
-        let written = self.pool.clean(Lsn::MAX, usize::MAX, WriteReason::Cleaner)?.written;
-        if written == 0 {
-            self.checkpoint()?;
-            self.let_go_of_log()?;
-            rest.done = self.log.tail();
+        let done = self.rest_work();
+        match done {
+            Ok(true) => rest.done = self.log.tail(),
+            Ok(false) => {}
+            // A full device, say: not again at every turn.
+            Err(_) => rest.since = Instant::now(),
         }
         // Images are logged and checkpoints are, and neither ends the rest.
         rest.tail = self.log.tail();
-        Ok(())
+        done.map(drop)
+    }
+
+    /// Writes a batch of pages; if none is left, takes the checkpoints. Whether all is done.
+    fn rest_work(&self) -> Result<bool> {
+        if self.pool.clean(Lsn::MAX, usize::MAX, WriteReason::Cleaner)?.written > 0 {
+            return Ok(false);
+        }
+        self.checkpoint()?;
+        self.let_go_of_log()?;
+        Ok(true)
     }
 
     /// After a checkpoint of a database whose pages are all written: another one if the slot of the control file from before it holds much

@@ -143,10 +143,12 @@ fn versions_in_the_log_are_found_behind_a_move() {
     (0..4000).for_each(|n| assert_eq!(tree.get(key(n)).unwrap().as_deref(), Some(&value(n)[..]), "row {n}"));
 }
 
-#[test]
-fn large_values_move_too() {
-    let db = Database::builder().page_size(4096).in_memory().unwrap();
-    let large = |n: u64| n.to_le_bytes().repeat(4000);
+fn large(n: u64) -> Vec<u8> {
+    n.to_le_bytes().repeat(4000)
+}
+
+/// Rows 70 to 99, all large; those before them, which lie at the front of the file, were deleted.
+fn large_values_behind_free_pages(db: &Database) {
     let tx = db.begin_write().unwrap();
     let tree = tx.create_tree("t").unwrap();
     (0..100).for_each(|n| tree.put(key(n), large(n)).unwrap());
@@ -154,10 +156,15 @@ fn large_values_move_too() {
     tx.commit().unwrap();
     let tx = db.begin_write().unwrap();
     let tree = tx.tree("t").unwrap();
-    // The first ones lie at the front of the file.
     (0..70).for_each(|n| assert!(tree.delete(key(n)).unwrap()));
     drop(tree);
     tx.commit().unwrap();
+}
+
+#[test]
+fn large_values_move_too() {
+    let db = Database::builder().page_size(4096).in_memory().unwrap();
+    large_values_behind_free_pages(&db);
     let report = db.compact(&mut |_| Ok(())).unwrap();
     assert!(report.rewritten >= 25, "{report:?}");
     assert!(report.pages_after * 2 < report.pages_before, "{report:?}");
@@ -172,17 +179,7 @@ fn large_values_move_too() {
 #[test]
 fn what_was_just_committed_is_not_written_over() {
     let db = Database::builder().page_size(4096).background(false).in_memory().unwrap();
-    let large = |n: u64| n.to_le_bytes().repeat(4000);
-    let tx = db.begin_write().unwrap();
-    let tree = tx.create_tree("t").unwrap();
-    (0..100).for_each(|n| tree.put(key(n), large(n)).unwrap());
-    drop(tree);
-    tx.commit().unwrap();
-    let tx = db.begin_write().unwrap();
-    let tree = tx.tree("t").unwrap();
-    (0..70).for_each(|n| assert!(tree.delete(key(n)).unwrap()));
-    drop(tree);
-    tx.commit().unwrap();
+    large_values_behind_free_pages(&db);
     let mut changed = false;
     let report = db.compact(&mut |report| {
         if report.rewritten > 0 && !std::mem::replace(&mut changed, true) {

@@ -104,6 +104,18 @@ fn a_transaction_that_holds_the_log_is_not_tried_again_and_again() {
 }
 
 #[test]
+fn rest_on_a_full_device_goes_on_when_there_is_room() {
+    let disk = Arc::new(MemDisk::new());
+    let db = options().background(true).create_on(disk.clone()).unwrap();
+    load(&db, 20_000);
+    disk.set_capacity(Some(disk.used()));
+    std::thread::sleep(Duration::from_millis(3500));
+    assert_eq!(db.begin_read().unwrap().tree("t").unwrap().iter().count(), 20_000);
+    disk.set_capacity(None);
+    becomes(&db, |s| s.cache_dirty == 0 && held(s) <= 4 * SEGMENT).expect("it comes to rest");
+}
+
+#[test]
 fn closing_leaves_little_log() {
     let disk = Arc::new(MemDisk::new());
     let db = options().create_on(disk.clone()).unwrap();
