@@ -125,6 +125,36 @@ fn damage_of_every_seal_byte() {
     }
 }
 
+/// A group across two segments whose first one was released: its checksum cannot be taken any more, and its padding is believed, as its
+/// records are by their own checksums.
+#[test]
+fn padding_of_a_group_whose_front_was_released() {
+    let (d, o) = (disk(), small());
+    let log = create(&d, &o);
+    let border = Log::FIRST.0 + o.segment_bytes - 4096;
+    // Groups of some size up to the border, and one across it.
+    while log.tail().0 + 12_000 < border {
+        let a = append(&log, &[1; 3000]);
+        log.force(a.end, ForceReason::Commit).unwrap();
+    }
+    let across: Vec<_> = (0..8).map(|k| append(&log, &[k; 3000])).collect();
+    let front = across[0].lsn;
+    log.force(across[7].end, ForceReason::Commit).unwrap();
+    let after = append(&log, b"after");
+    log.force(after.end, ForceReason::Commit).unwrap();
+    let from = across.iter().find(|a| a.lsn.0 >= border).expect("it crosses the border").lsn;
+    assert!(front.0 < border && from < across[7].lsn);
+    log.truncate(from).unwrap();
+    assert!(log.oldest() > front);
+    let e = find_end(&dynamic(&d), &o, ID, from, after.end).unwrap();
+    let mut reader = LogReader::open(&dynamic(&d), ID, &e).unwrap();
+    let (mut at, mut last) = (from, Lsn::NULL);
+    while let Some(record) = reader.read(at).unwrap() {
+        (at, last) = (record.end, record.lsn);
+    }
+    assert_eq!(last, after.lsn);
+}
+
 /// A reader that starts below the place from where the end was sought: a damaged seal there must not hide the group behind
 /// it (once the next group's seal was taken for it).
 #[test]
